@@ -1,0 +1,63 @@
+# Pusa V1.0, reproduced: dataset -> cached latents -> LoRA training -> merged checkpoints ->
+# image-to-video samples -> scores -> Tables 1 and 2, figures, report.
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+# A file given with --configfile stands alone: it does not inherit from the paper's.
+if not workflow.overwrite_configfiles:
+
+    configfile: "config/config.yaml"
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/sample.smk"
+include: "workflow/rules/score.smk"
+include: "workflow/rules/report.smk"
+include: "workflow/rules/tiny.smk"
+
+
+localrules:
+    all,
+    train,
+    sample,
+    score,
+    effects,
+    tiny_wan,
+
+
+rule all:
+    default_target: True
+    input:
+        rules.make_tables.output,
+        rules.measure_effects.output.csv.format(study="tables"),
+        rules.plot_losses.output,
+        rules.plot_scores.output,
+        rules.plot_figure3.output,
+        rules.make_contact_sheet.output,
+
+
+rule train:
+    input:
+        lora_logs("tables", "validation.csv"),
+
+
+rule sample:
+    input:
+        manifests("tables"),
+
+
+rule score:
+    input:
+        score_files("tables"),
+
+
+rule effects:
+    input:
+        rules.measure_effects.output.csv.format(study="effects"),

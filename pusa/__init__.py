@@ -1,0 +1,26 @@
+"""Pusa V1.0: image-to-video by vectorized timestep adaptation (arXiv 2507.16116).
+
+The names below load on first use, as torch and diffusers take seconds to import and scoring
+and tables do not need them.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "VTAWanTransformer3DModel": "pusa.transformer",
+    "sample_latents": "pusa.sampler",
+    "model_velocity": "pusa.sampler",
+    "sigma_grid": "pusa.flow",
+    "sample_sigma": "pusa.flow",
+    "fafm_loss": "pusa.flow",
+    "merge_lora": "pusa.lora",
+}
+__all__ = [*_HOME]
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'pusa' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

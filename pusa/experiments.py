@@ -1,0 +1,212 @@
+"""The experiments sheet: one row per reported number, and the settings that rows ask for.
+
+Several rows may report one setting (Table 2 prints some twice); it is computed once.
+"""
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+BASE = "base"
+COLUMNS = ("table", "group", "published", "model", "task", "rank", "iteration", "alpha", "steps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One point of the study: which weights, and how they are sampled."""
+
+    model: str  # "base" (with VTA, no LoRA) or a name under train.models
+    task: str  # "i2v" or "t2v"
+    steps: int
+    rank: int | None = None
+    iteration: int | None = None
+    alpha: float | None = None  # the paper's alpha: lora_scale at merging
+    seed: int | None = None  # of the training
+
+    @property
+    def run(self) -> str:
+        """Name of the training run that the weights come from."""
+        return f"{self.model}-rank{self.rank}-seed{self.seed}"
+
+    @property
+    def weights(self) -> str:
+        """Name of the merged checkpoint, or ``base``."""
+        if self.model == BASE:
+            return BASE
+        return f"{self.run}-iteration{self.iteration}-alpha{self.alpha:g}"
+
+    @property
+    def name(self) -> str:
+        """Name of the setting, safe in a path: ``base-i2v-steps10`` and so on."""
+        return f"{self.weights}-{self.task}-steps{self.steps}"
+
+    @property
+    def label(self) -> str:
+        """The setting in words, without its training seed."""
+        task = "" if self.task == "i2v" else ", text-to-video"
+        if self.model == BASE:
+            return f"base + VTA, {self.steps} steps{task}"
+        return (
+            f"{self.model}, rank {self.rank}, iteration {self.iteration}, "
+            f"alpha {self.alpha:g}, {self.steps} steps{task}"
+        )
+
+
+def read_experiments(sheet: str | Path, *, seed: int) -> pd.DataFrame:
+    """Read and check the sheet; the result has a column ``setting`` of `Setting`.
+
+    Args:
+        seed: training seed of every LoRA.
+
+    Raises:
+        FileNotFoundError: if there is no sheet.
+        ValueError: for a missing column, a bad cell, a row that repeats another, or two rows
+            beside one published row.
+    """
+    sheet = Path(sheet)
+    if not sheet.is_file():
+        raise FileNotFoundError(f"experiments sheet {sheet} does not exist")
+    table = pd.read_csv(sheet, sep="\t", dtype=str, keep_default_na=False, comment="#")
+    if tuple(table.columns) != COLUMNS:
+        raise ValueError(
+            f"{sheet}: columns are {', '.join(table.columns)}; expected {', '.join(COLUMNS)}"
+        )
+    if table.empty:
+        raise ValueError(f"{sheet}: no rows; expected one per reported number")
+    settings, seen, published = [], {}, {}
+    for line, row in enumerate(table.to_dict("records"), start=2):
+        where = f"{sheet}, row {line}"
+        setting = _parse(row, where, seed)
+        key = (row["table"], row["group"], setting)
+        if key in seen:
+            raise ValueError(f"{where} repeats row {seen[key]}: {setting.name} in {row['group']}")
+        seen[key] = line
+        place = (row["table"], row["group"], row["published"])
+        if row["published"] and place in published:
+            raise ValueError(
+                f"{where} contradicts row {published[place]}: both stand beside the published "
+                f"row {row['published']!r} of table {row['table']}, group {row['group']!r}"
+            )
+        published[place] = line
+        settings.append(setting)
+    return table.assign(setting=settings)
+
+
+def _parse(row: dict[str, str], where: str, seed: int) -> Setting:
+    model, task = row["model"], row["task"]
+    if row["table"] not in ("1", "2", ""):
+        raise ValueError(f"{where}: table is {row['table']!r}, expected 1, 2 or nothing")
+    if not re.fullmatch(r"[a-z0-9_]+", row["group"]):
+        raise ValueError(f"{where}: group is {row['group']!r}, expected lower-case letters")
+    if task not in ("i2v", "t2v"):
+        raise ValueError(f"{where}: task is {task!r}, expected i2v or t2v")
+    steps = _number(row, "steps", int, where)
+    if steps < 1:
+        raise ValueError(f"{where}: steps is {steps}, expected at least 1")
+    lora = ("rank", "iteration", "alpha")
+    if model == BASE:
+        filled = [column for column in lora if row[column]]
+        if filled:
+            raise ValueError(f"{where}: model base has no LoRA, but {', '.join(filled)} is given")
+        return Setting(model=model, task=task, steps=steps)
+    rank = _number(row, "rank", int, where)
+    iteration = _number(row, "iteration", int, where)
+    alpha = _number(row, "alpha", float, where)
+    if not 0 < alpha <= 10:
+        raise ValueError(f"{where}: alpha is {alpha}, expected above 0 and at most 10")
+    return Setting(
+        model=model,
+        task=task,
+        steps=steps,
+        rank=rank,
+        iteration=iteration,
+        alpha=alpha,
+        seed=seed,
+    )
+
+
+def _number(row: dict[str, str], column: str, kind: type, where: str):
+    try:
+        return kind(row[column])
+    except ValueError:
+        wanted = "a whole number" if kind is int else "a number"
+        raise ValueError(f"{where}: {column} is {row[column]!r}, expected {wanted}") from None
+
+
+def check_trained(
+    experiments: pd.DataFrame, *, models: list[str], ranks: list[int], iterations: list[int]
+) -> None:
+    """Check that training makes every LoRA that the sheet asks for.
+
+    Raises:
+        ValueError: that names the row, what it asks for, and the config key that lacks it.
+    """
+    for line, setting in enumerate(experiments["setting"], start=2):
+        if setting.model == BASE:
+            continue
+        for column, value, made, key in (
+            ("model", setting.model, models, "train.models"),
+            ("rank", setting.rank, ranks, "train.ranks"),
+            ("iteration", setting.iteration, iterations, "train.iterations"),
+        ):
+            if value not in made:
+                raise ValueError(
+                    f"experiments row {line}: {column} {value} is not trained; "
+                    f"{key} is {', '.join(map(str, made))}"
+                )
+
+
+def unique_settings(experiments: pd.DataFrame) -> dict[str, Setting]:
+    """Every setting of the sheet once, by name."""
+    return {setting.name: setting for setting in experiments["setting"]}
+
+
+def main_setting(experiments: pd.DataFrame) -> Setting:
+    """The setting of Table 1's group ``ours``, about which effects vary one thing at a time.
+
+    Raises:
+        ValueError: if the sheet has no such row, or several.
+    """
+    rows = experiments[(experiments["table"] == "1") & (experiments["group"] == "ours")]
+    if len(rows) != 1:
+        raise ValueError(
+            f"the experiments sheet has {len(rows)} rows of table 1, group ours; expected 1"
+        )
+    return rows["setting"].iloc[0]
+
+
+def base_setting(main: Setting) -> Setting:
+    """The base with VTA and no LoRA, sampled as the main setting is."""
+    return Setting(model=BASE, task=main.task, steps=main.steps)
+
+
+def require_base(experiments: pd.DataFrame) -> None:
+    """Check that the sheet has the row that Figure 3 compares the main setting with.
+
+    Raises:
+        ValueError: if it has not.
+    """
+    base = base_setting(main_setting(experiments))
+    if base not in set(experiments["setting"]):
+        raise ValueError(
+            f"the experiments sheet has no row {base.name}: model base, task {base.task}, "
+            f"steps {base.steps}, which the main setting is compared with"
+        )
+
+
+def settings_over_seeds(experiments: pd.DataFrame, seeds: list[int]) -> dict[str, Setting]:
+    """The settings of `snakemake effects`, by name: those near the main one, for every seed.
+
+    Near means that at most alpha, or anything but alpha, differs from the main setting; the
+    rest of Table 2's grid says nothing about an effect that these do not.
+    """
+    main = main_setting(experiments)
+    near = [
+        s
+        for s in unique_settings(experiments).values()
+        if s.model == BASE or s.alpha == main.alpha or replace(s, alpha=main.alpha) == main
+    ]
+    repeated = [s if s.model == BASE else replace(s, seed=seed) for s in near for seed in seeds]
+    return {s.name: s for s in repeated}

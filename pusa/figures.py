@@ -1,0 +1,187 @@
+"""The figures: loss curves, score curves beside the paper's, Figure 3's strip, contact sheet."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from pusa.experiments import Setting
+from pusa.suite import SuitePrompt, load_image
+from pusa.tables import setting_scores
+from pusa.video import read_video, write_video
+
+STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9,
+    "figure.dpi": 150,
+    "savefig.bbox": "tight",
+    # Okabe and Ito's palette, told apart by colour-blind readers too.
+    "axes.prop_cycle": matplotlib.cycler(
+        color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
+    ),
+}
+NOT_VBENCH = "weight-free scores, not VBench"
+STRIP_FRAMES = 6
+
+
+def plot_losses(runs: list[Path], out: Path) -> None:
+    """Training loss, smoothed, and the three validation losses of every run."""
+    names = {
+        "training": "training loss (mean of 20 iterations)",
+        "asynchronous": "validation: a timestep per frame",
+        "image_to_video": "validation: first frame clean",
+        "synchronous": "validation: one timestep per clip",
+    }
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 4, figsize=(13, 3), layout="constrained")
+        for run in runs:
+            training = pd.read_csv(run / "training.csv")
+            smooth = training["loss"].rolling(20, min_periods=1).mean()
+            axes[0].plot(training["iteration"], smooth, label=run.name)
+            validation = pd.read_csv(run / "validation.csv")
+            for axis, name in zip(axes[1:], list(names)[1:], strict=True):
+                part = validation[validation["loss"] == name]
+                axis.plot(part["iteration"], part["value"], marker="o", label=run.name)
+        for axis, title in zip(axes, names.values(), strict=True):
+            axis.set(title=title, xlabel="iteration", ylabel="mean squared velocity error")
+        axes[0].legend(frameon=False)
+        figure.savefig(out)
+        plt.close(figure)
+
+
+def plot_scores(
+    experiments: pd.DataFrame,
+    scores: dict[str, pd.DataFrame],
+    published: pd.DataFrame,
+    main: Setting,
+    out: Path,
+) -> None:
+    """Total score against alpha, rank, iterations and steps; the paper's curve beside ours."""
+    ours = experiments[experiments["table"] == "2"]
+    ours = ours.assign(total=[setting_scores(scores[s.name])["total"] for s in ours["setting"]])
+    keys = published[["rank", "iteration", "alpha", "steps"]].astype(str).agg("/".join, axis=1)
+    paper = published.assign(published=keys)
+    both = ours[["group", "published", "setting", "total"]].merge(
+        paper, on=["group", "published"], how="left", suffixes=("", "_paper")
+    )
+    for field in ("rank", "iteration", "alpha", "steps"):
+        both[field] = [getattr(s, field) for s in both["setting"]]
+
+    at_alpha = both["alpha"] == main.alpha
+    at_main_weights = (both["rank"] == main.rank) & (both["iteration"] == main.iteration)
+    panels = (
+        ("alpha", "alpha (lora_scale)", both[(both["group"] == "iterations") & at_main_weights]),
+        ("rank", f"LoRA rank, alpha {main.alpha:g}", both[(both["group"] == "lora") & at_alpha]),
+        ("iteration", "iterations", both[(both["group"] == "iterations") & at_alpha]),
+        ("steps", "sampling steps", both[both["group"] == "steps"]),
+    )
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 4, figsize=(13, 3), layout="constrained")
+        for axis, (field, name, part) in zip(axes, panels, strict=True):
+            part = part.sort_values(field)
+            positions = np.arange(len(part))
+            ours_line = axis.plot(positions, part["total"], marker="o", label="here")
+            axis.set(xlabel=name, ylabel="total, here")
+            axis.set_xticks(positions, [f"{v:g}" for v in part[field]])
+            twin = axis.twinx()
+            twin.spines["right"].set_visible(True)
+            paper_line = twin.plot(
+                positions, part["total_paper"], marker="s", ls="--", color="#D55E00",
+                label="paper, its own setting",
+            )  # fmt: skip
+            twin.set_ylabel("total, paper")
+        axes[0].legend(handles=ours_line + paper_line, frameon=False)
+        figure.suptitle(f"Total score ({NOT_VBENCH}); the two scales differ", fontsize=9)
+        figure.savefig(out)
+        plt.close(figure)
+
+
+def plot_figure3(
+    prompts: list[SuitePrompt],
+    samples: dict[Setting, Path],
+    out: Path,
+    *,
+    height: int,
+    width: int,
+    references: Path | None = None,
+) -> None:
+    """Figure 3: the same image and prompt through base + VTA and the adapted model.
+
+    One block of rows per prompt; the first column is the given image.
+    """
+    rows = [(setting.label.split(",")[0], folder) for setting, folder in samples.items()]
+    if references is not None:
+        rows.append(("true continuation", references))
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            len(prompts) * len(rows),
+            STRIP_FRAMES + 1,
+            figsize=(1.3 * (STRIP_FRAMES + 1) * width / height, 1.42 * len(prompts) * len(rows)),
+            squeeze=False,
+        )
+        for p, prompt in enumerate(prompts):
+            image = load_image(prompt.image, height=height, width=width)
+            for r, (name, folder) in enumerate(rows):
+                line = axes[p * len(rows) + r]
+                true = folder == references
+                clip = read_video(
+                    folder / (f"{prompt.index:04d}.mp4" if true else prompt.video_name(0))
+                )
+                chosen = np.linspace(0, len(clip) - 1, STRIP_FRAMES).round().astype(int)
+                for axis, frame in zip(line, [image, *clip[chosen]], strict=True):
+                    axis.imshow(frame, interpolation="nearest")
+                    axis.set(xticks=[], yticks=[])
+                    axis.spines[:].set_visible(False)
+                line[0].set_ylabel(name, fontsize=8)
+                if r == 0:
+                    line[0].set_title("given", fontsize=8)
+                    for axis, n in zip(line[1:], chosen, strict=True):
+                        axis.set_title(f"frame {n + 1}", fontsize=8)
+                    line[1].text(
+                        0, 1.28, prompt.prompt, transform=line[1].transAxes, fontsize=9,
+                        fontweight="bold",
+                    )  # fmt: skip
+        figure.subplots_adjust(wspace=0.03, hspace=0.32)
+        figure.savefig(out)
+        plt.close(figure)
+
+
+def make_contact_sheet(
+    prompts: list[SuitePrompt], setting: Setting, samples: Path, out: Path, *, columns: int = 2
+) -> None:
+    """Every sampled prompt of one setting: ``out`` with ``.png`` (strips) and ``.mp4`` (a grid)."""
+    clips = [read_video(samples / p.video_name(0)) for p in prompts]
+    lines = -(-len(prompts) // columns)
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            lines, columns, figsize=(7.5 * columns, 1.55 * lines), squeeze=False
+        )
+        for axis in axes.flat:
+            axis.axis("off")
+        for axis, prompt, clip in zip(axes.flat, prompts, clips, strict=False):
+            chosen = np.linspace(0, len(clip) - 1, STRIP_FRAMES).round().astype(int)
+            axis.imshow(np.concatenate(list(clip[chosen]), axis=1), interpolation="nearest")
+            axis.set_title(prompt.prompt, fontsize=8, pad=2)
+        figure.suptitle(f"{setting.label}: first to last frame; the first is given", fontsize=9)
+        figure.tight_layout()
+        figure.savefig(out.with_suffix(".png"))
+        plt.close(figure)
+    write_video(out.with_suffix(".mp4"), _grid(clips))
+
+
+def _grid(clips: list[np.ndarray], scale: int = 3, columns: int = 6) -> np.ndarray:
+    """Clips side by side, each enlarged, on a white ground: ``(frames, height, width, 3)``."""
+    scale = scale if clips[0].shape[1] < 200 else 1
+    large = [np.pad(c.repeat(scale, 1).repeat(scale, 2), ((0, 0), (2, 2), (2, 2), (0, 0)),
+                    constant_values=255) for c in clips]  # fmt: skip
+    columns = min(columns, len(large))
+    blank = np.full_like(large[0], 255)
+    large += [blank] * (-len(large) % columns)
+    rows = [np.concatenate(large[i : i + columns], 2) for i in range(0, len(large), columns)]
+    return np.concatenate(rows, 1)

@@ -1,0 +1,52 @@
+"""The files of a model folder in diffusers' format: what must be there, and where weights are."""
+
+import json
+from pathlib import Path
+
+WEIGHTS = "diffusion_pytorch_model"
+PARTS = (
+    "model_index.json",
+    "transformer/config.json",
+    "vae/config.json",
+    "text_encoder/config.json",
+    "tokenizer",
+)
+
+
+def check_model_folder(model: str | Path) -> None:
+    """Check that a text-to-video model folder is complete.
+
+    Raises:
+        FileNotFoundError: that names the folder and what it lacks.
+    """
+    require_files(model, list(PARTS))
+    weight_files(Path(model) / "transformer")
+
+
+def require_files(folder: str | Path, names: list[str]) -> None:
+    """Raise `FileNotFoundError` that lists which of ``names`` a model folder lacks."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"model folder {folder} does not exist")
+    missing = [name for name in names if not (folder / name).exists()]
+    if missing:
+        raise FileNotFoundError(
+            f"model folder {folder} lacks {', '.join(missing)}; expected a text-to-video model "
+            "in diffusers' format, such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+        )
+
+
+def weight_files(transformer: str | Path) -> list[Path]:
+    """The safetensors files of a transformer folder, one or several shards, sorted.
+
+    Raises:
+        FileNotFoundError: if there are none, or the index lists one that is missing.
+    """
+    transformer = Path(transformer)
+    index = transformer / f"{WEIGHTS}.safetensors.index.json"
+    if index.exists():
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    else:
+        names = [f"{WEIGHTS}.safetensors"]
+    require_files(transformer, names)
+    return [transformer / name for name in names]

@@ -1,0 +1,297 @@
+"""Weight-free stand-ins for VBench-I2V's nine dimensions, from classical vision.
+
+Nothing here downloads a network, so that the whole workflow runs anywhere; and nothing here
+is a VBench score. Each measure asks its dimension's question with optical flow (OpenCV's
+DIS), colour and edge statistics, and structural similarity, and answers in [0, 1].
+
+For suites that have ``reference/`` clips, two more measures compare with the true
+continuation of an image: ``reference_psnr`` (dB) and ``motion_match`` (0 or 1).
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+from skimage.feature import hog
+from skimage.measure import blur_effect
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from tqdm import tqdm
+
+from pusa.suite import SuitePrompt, load_image
+from pusa.video import read_video
+
+MIN_FRAMES = 3
+#: Speed, as a share of the image's side per frame, under which nothing counts as moving.
+STILL = 0.003
+
+
+def score_videos(
+    prompts: list[SuitePrompt],
+    videos: pd.DataFrame,
+    folder: str | Path,
+    *,
+    height: int,
+    width: int,
+    references: str | Path | None = None,
+) -> pd.DataFrame:
+    """Score every video of a manifest on its prompt's dimensions.
+
+    Args:
+        prompts: the suite.
+        videos: the manifest, ``file, index, prompt, sample``.
+        references: folder of ``<index>.mp4``, the true continuations, if there are any.
+
+    Returns:
+        One row per video and measure: ``file, index, sample, kind, dimension, value``.
+
+    Raises:
+        ValueError: if a video is missing, unreadable, too short or of another size.
+    """
+    by_index = {p.index: p for p in prompts}
+    rows = []
+    for row in tqdm(videos.to_dict("records"), desc="Scoring", unit="video", mininterval=2):
+        prompt, file = by_index[row["index"]], Path(folder) / row["file"]
+        clip = _read_clip(file, height, width)
+        image = load_image(prompt.image, height=height, width=width)
+        features = ClipFeatures(clip, image)
+        values = {name: MEASURES[name](features) for name in prompt.dimensions if name in MEASURES}
+        if "camera_motion" in prompt.dimensions:
+            wanted = camera_of_prompt(prompt.prompt)
+            values["camera_motion"] = float(classify_camera(features.flow) == wanted)
+        if references is not None:
+            truth = read_video(Path(references) / f"{prompt.index:04d}.mp4")[: len(clip)]
+            values["reference_psnr"] = peak_signal_noise_ratio(truth[1:], clip[1:])
+            values["motion_match"] = motion_match(features.flow, optical_flow(truth))
+        rows += [
+            {
+                "file": row["file"],
+                "index": prompt.index,
+                "sample": row["sample"],
+                "kind": prompt.kind,
+                "dimension": name,
+                "value": float(value),
+            }
+            for name, value in values.items()
+        ]
+    return pd.DataFrame(rows)
+
+
+def _read_clip(file: Path, height: int, width: int) -> np.ndarray:
+    if not file.is_file():
+        raise ValueError(f"video {file} is missing")
+    clip = read_video(file)
+    if clip.shape[1:3] != (height, width):
+        raise ValueError(
+            f"{file}: {clip.shape[2]}x{clip.shape[1]} pixels, expected {width}x{height}"
+        )
+    if len(clip) < MIN_FRAMES:
+        raise ValueError(f"{file}: {len(clip)} frames, expected at least {MIN_FRAMES}")
+    return clip
+
+
+class ClipFeatures:
+    """What several measures share, computed once per clip."""
+
+    def __init__(self, clip: np.ndarray, image: np.ndarray):
+        self.clip = clip  # uint8 (frames, height, width, 3)
+        self.image = image  # uint8 (height, width, 3)
+        self.flow = optical_flow(clip)
+        self.looks = [appearance(frame) for frame in clip]
+
+
+def optical_flow(clip: np.ndarray) -> np.ndarray:
+    """Dense flow between neighbouring frames, pixels, ``(frames - 1, height, width, 2)``."""
+    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip]
+    return np.stack([_flow(a, b) for a, b in pairwise(grey)])
+
+
+def _flow(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    estimator = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    return estimator.calc(a, b, None)
+
+
+def appearance(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Colour histogram and edge-orientation histogram: what is shown, wherever it is."""
+    lab = cv2.cvtColor(frame, cv2.COLOR_RGB2LAB)
+    # Coarse in lightness and fine in hue; smoothed, so that a shade more is not another colour.
+    colours = cv2.calcHist([lab], [0, 1, 2], None, [8, 12, 12], [0, 256] * 3)
+    colours = cv2.GaussianBlur(colours.reshape(8, 144), (3, 3), 0)
+    colours = colours / colours.sum()
+    side = min(frame.shape[:2])
+    edges = hog(frame, orientations=9, pixels_per_cell=(side // 4,) * 2, cells_per_block=(1, 1),
+                channel_axis=-1)  # fmt: skip
+    return colours, edges
+
+
+def similarity(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> float:
+    """Mean of histogram intersection (colour) and cosine (edges), each in [0, 1]."""
+    colour = np.minimum(a[0], b[0]).sum()
+    norm = np.linalg.norm(a[1]) * np.linalg.norm(b[1])
+    edge = a[1] @ b[1] / norm if norm > 0 else 1.0
+    return float(colour + edge) / 2
+
+
+def aligned_similarity(a: np.ndarray, b: np.ndarray) -> float:
+    """Structural similarity of ``a`` and ``b`` after ``b`` has been moved onto ``a`` by flow.
+
+    What motion explains is forgiven; what appeared, vanished or changed is not.
+    """
+    flow = _flow(cv2.cvtColor(a, cv2.COLOR_RGB2GRAY), cv2.cvtColor(b, cv2.COLOR_RGB2GRAY))
+    moved = _warp(b, flow)
+    return max(0.0, float(structural_similarity(a, moved, channel_axis=-1, data_range=255)))
+
+
+def _warp(image: np.ndarray, flow: np.ndarray) -> np.ndarray:
+    height, width = flow.shape[:2]
+    columns, rows = np.meshgrid(
+        np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
+    )
+    return cv2.remap(image, columns + flow[..., 0], rows + flow[..., 1], cv2.INTER_LINEAR,
+                     borderMode=cv2.BORDER_REPLICATE)  # fmt: skip
+
+
+def i2v_subject(f: ClipFeatures) -> float:
+    """How much each frame shows what the image shows."""
+    image = appearance(f.image)
+    return float(np.mean([similarity(image, look) for look in f.looks]))
+
+
+def i2v_background(f: ClipFeatures) -> float:
+    """How well each frame can be laid over the image."""
+    return float(np.mean([aligned_similarity(f.image, frame) for frame in f.clip]))
+
+
+def subject_consistency(f: ClipFeatures) -> float:
+    """Each frame's likeness to the first and to the one before."""
+    first = f.looks[0]
+    return float(
+        np.mean([(similarity(first, b) + similarity(a, b)) / 2 for a, b in pairwise(f.looks)])
+    )
+
+
+def background_consistency(f: ClipFeatures) -> float:
+    """How well each frame can be laid over the first and over the one before."""
+    return float(
+        np.mean(
+            [
+                (aligned_similarity(f.clip[0], b) + aligned_similarity(a, b)) / 2
+                for a, b in pairwise(f.clip)
+            ]
+        )
+    )
+
+
+def motion_smoothness(f: ClipFeatures) -> float:
+    """How well each frame is predicted by the mean of its neighbours, moved half-way."""
+    errors = []
+    for before, middle, after in zip(f.clip, f.clip[1:], f.clip[2:], strict=False):
+        flow = _flow(
+            cv2.cvtColor(before, cv2.COLOR_RGB2GRAY), cv2.cvtColor(after, cv2.COLOR_RGB2GRAY)
+        )
+        # A point half-way came from p - flow/2 and goes to p + flow/2.
+        guess = (_warp(before, -flow / 2).astype(float) + _warp(after, flow / 2)) / 2
+        errors.append(np.abs(guess - middle).mean() / 255)
+    return 1 - float(np.mean(errors))
+
+
+def dynamic_degree(f: ClipFeatures) -> float:
+    """1 if the fastest twentieth of the pixels moves in at least a quarter of the frames."""
+    speed = np.linalg.norm(f.flow, axis=-1).reshape(len(f.flow), -1)
+    count = max(1, speed.shape[1] // 20)
+    fastest = np.sort(speed, axis=1)[:, -count:].mean(axis=1)
+    threshold = 0.006 * min(f.clip.shape[1:3])
+    return float((fastest > threshold).mean() >= 0.25)
+
+
+def aesthetic_quality(f: ClipFeatures) -> float:
+    """Colourfulness (Hasler and Suesstrunk, 2003) and contrast, which people like, squashed."""
+    scores = []
+    for frame in f.clip.astype(float):
+        red, green, blue = frame[..., 0], frame[..., 1], frame[..., 2]
+        rg, yb = red - green, (red + green) / 2 - blue
+        colour = np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean())
+        contrast = frame.mean(-1).std()
+        scores.append((np.tanh(colour / 60) + np.tanh(contrast / 50)) / 2)
+    return float(np.mean(scores))
+
+
+def imaging_quality(f: ClipFeatures) -> float:
+    """Sharpness: one minus the no-reference blur measure of Crete and others, 2007."""
+    return 1 - float(np.mean([blur_effect(frame, channel_axis=-1) for frame in f.clip]))
+
+
+MEASURES: dict[str, Callable[[ClipFeatures], float]] = {
+    "i2v_subject": i2v_subject,
+    "i2v_background": i2v_background,
+    "subject_consistency": subject_consistency,
+    "background_consistency": background_consistency,
+    "motion_smoothness": motion_smoothness,
+    "dynamic_degree": dynamic_degree,
+    "aesthetic_quality": aesthetic_quality,
+    "imaging_quality": imaging_quality,
+}
+
+
+def camera_of_prompt(prompt: str) -> str:
+    """The camera motion that a prompt asks for: its last clause, as in VBench-I2V."""
+    return prompt.rsplit(",", 1)[-1].strip().removeprefix("camera ")
+
+
+def classify_camera(flow: np.ndarray) -> str:
+    """Name the camera motion of a clip from a zoom-and-shift fit to its mean flow.
+
+    A camera that pans left makes the picture move right. The fit is robust (RANSAC), so that
+    a moving subject does not count.
+    """
+    _, height, width, _ = flow.shape
+    side = min(height, width)
+    columns, rows = np.meshgrid(np.arange(width), np.arange(height))
+    points = np.stack([columns, rows], -1).reshape(-1, 2).astype(np.float32)
+    mean = flow.mean(0).reshape(-1, 2)
+    matrix, _ = cv2.estimateAffinePartial2D(points, points + mean, method=cv2.RANSAC,
+                                            ransacReprojThreshold=0.15)  # fmt: skip
+    if matrix is None:
+        return "static"
+    centre = np.array([(width - 1) / 2, (height - 1) / 2, 1.0])
+    shift_x, shift_y = matrix @ centre - centre[:2]
+    zoom = (np.hypot(matrix[0, 0], matrix[1, 0]) - 1) * side / 2  # pixels at the border
+    strongest = max((shift_x, shift_y, zoom), key=abs)
+    if abs(strongest) < 0.003 * side:
+        return "static"
+    if strongest == zoom:
+        return "zooms in" if zoom > 0 else "zooms out"
+    if strongest == shift_x:
+        return "pans left" if shift_x > 0 else "pans right"
+    return "tilts up" if shift_y > 0 else "tilts down"
+
+
+def motion_match(flow: np.ndarray, truth: np.ndarray) -> float:
+    """1 if a clip moves as its true continuation does: same direction, speed within 2.5 times.
+
+    Compared are the mean flow and the mean outward flow (zoom) of what moves in each clip.
+    """
+    made, wanted = _motion(flow), _motion(truth)
+    speed, wanted_speed = np.linalg.norm(made), np.linalg.norm(wanted)
+    threshold = STILL * min(flow.shape[1:3])
+    if wanted_speed < threshold:
+        return float(speed < 2 * threshold)
+    cosine = made @ wanted / (speed * wanted_speed + 1e-9)
+    return float(cosine > 0.8 and 1 / 2.5 < speed / wanted_speed < 2.5)
+
+
+def _motion(flow: np.ndarray) -> np.ndarray:
+    """Mean right, down and outward flow, in pixels per frame, of what moves.
+
+    Weighted by speed: a small subject on a still ground counts as much as a moving camera.
+    """
+    _, height, width, _ = flow.shape
+    columns, rows = np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height))
+    outward = flow[..., 0] * columns + flow[..., 1] * rows
+    weight = np.linalg.norm(flow, axis=-1)
+    total = weight.sum() + 1e-9
+    return np.array(
+        [(weight * part).sum() / total for part in (*np.moveaxis(flow, -1, 0), outward)]
+    )

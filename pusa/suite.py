@@ -1,0 +1,119 @@
+"""The image-to-video prompt suite, in VBench-I2V's layout.
+
+``vbench2_i2v_full_info.json`` lists prompts with their dimensions and image; the images lie
+in ``crop/<ratio>/`` for the aspect ratios 1-1, 8-5, 7-4 and 16-9.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+INFO_FILE = "vbench2_i2v_full_info.json"
+KINDS = ("subject", "background", "camera")
+
+
+@dataclass(frozen=True)
+class SuitePrompt:
+    """One prompt of the suite; ``index`` is its place in the file and names its videos."""
+
+    index: int
+    prompt: str
+    dimensions: tuple[str, ...]
+    image: Path
+
+    @property
+    def kind(self) -> str:
+        """What the prompt is for: ``subject``, ``background`` or ``camera``."""
+        if "camera_motion" in self.dimensions:
+            return "camera"
+        return "subject" if "i2v_subject" in self.dimensions else "background"
+
+    def video_name(self, sample: int) -> str:
+        """File name of one sample; free of the prompt, which may hold any character."""
+        return f"{self.index:04d}-{sample}.mp4"
+
+
+def read_suite(
+    folder: str | Path,
+    *,
+    height: int,
+    width: int,
+    counts: dict[str, int] | None = None,
+) -> list[SuitePrompt]:
+    """Read the suite with the images whose aspect ratio is nearest to ``width / height``.
+
+    Args:
+        counts: how many prompts of each kind to take, the first of the file; all if None.
+
+    Raises:
+        FileNotFoundError: if the list, the image folder or an image is missing.
+        ValueError: for an entry without a field, or an image that is not an image.
+    """
+    folder = Path(folder)
+    info_file = folder / INFO_FILE
+    if not info_file.is_file():
+        raise FileNotFoundError(f"{info_file} does not exist; expected VBench-I2V's prompt list")
+    images = folder / "crop" / _nearest_ratio(folder / "crop", width / height)
+    prompts = []
+    for index, entry in enumerate(json.loads(info_file.read_text())):
+        for key in ("prompt_en", "dimension", "image_name"):
+            if not entry.get(key):
+                raise ValueError(f"{info_file}: entry {index} has no {key!r}")
+        prompts.append(
+            SuitePrompt(
+                index=index,
+                prompt=entry["prompt_en"],
+                dimensions=tuple(entry["dimension"]),
+                image=images / entry["image_name"],
+            )
+        )
+    if counts is not None:
+        prompts = _take(prompts, counts, info_file)
+    for image in {p.image for p in prompts}:
+        _check_image(image)
+    return prompts
+
+
+def load_image(path: Path, *, height: int, width: int) -> np.ndarray:
+    """An image as ``uint8`` ``(height, width, 3)``: resized to cover, then cropped centrally."""
+    _check_image(path)
+    with Image.open(path) as image:
+        upright = ImageOps.exif_transpose(image).convert("RGB")
+        return np.asarray(ImageOps.fit(upright, (width, height), Image.Resampling.BICUBIC))
+
+
+def _nearest_ratio(crops: Path, ratio: float) -> str:
+    found = sorted(p.name for p in crops.iterdir() if p.is_dir()) if crops.is_dir() else []
+    if not found:
+        raise FileNotFoundError(f"{crops} has no image folder such as 16-9 or 1-1")
+
+    def distance(name: str) -> float:
+        width, height = name.split("-")
+        return abs(int(width) / int(height) - ratio)
+
+    return min(found, key=distance)
+
+
+def _take(prompts: list[SuitePrompt], counts: dict[str, int], file: Path) -> list[SuitePrompt]:
+    taken = []
+    for kind in KINDS:
+        of_kind = [p for p in prompts if p.kind == kind]
+        if counts[kind] > len(of_kind):
+            raise ValueError(
+                f"{file} has {len(of_kind)} {kind} prompts, {counts[kind]} were asked for"
+            )
+        taken += of_kind[: counts[kind]]
+    return taken
+
+
+def _check_image(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"image {path} does not exist")
+    try:
+        with Image.open(path) as image:
+            image.verify()
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(f"{path} is not a readable image ({error})") from None

@@ -1,0 +1,97 @@
+"""Tables 1 and 2: published rows and ours side by side, as CSV, Markdown and HTML."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from pusa.aggregate import NAMES, SHORT, dimension_scores, total_scores
+from pusa.page import write_page
+
+NOTICE = (
+    "Rows marked here are weight-free stand-ins for VBench-I2V's dimensions, normalised and "
+    "weighted as VBench-I2V does. They are not VBench numbers and cannot be compared with the "
+    "published rows value by value, only in how they rise and fall."
+)
+METRICS = ("total", "i2v", "quality", *NAMES)
+
+
+def setting_scores(scores: pd.DataFrame) -> dict[str, float]:
+    """The nine dimensions, the halves and the total of one setting, in per cent."""
+    dimensions = dimension_scores(scores)
+    return {**total_scores(dimensions), **dimensions}
+
+
+def make_table1(
+    experiments: pd.DataFrame, scores: dict[str, pd.DataFrame], published: pd.DataFrame
+) -> pd.DataFrame:
+    """Table 1: published models, then the rows of the sheet's table 1."""
+    rows = [
+        {"model": row["model"], "group": row["group"], "source": "published", **_metrics(row)}
+        for row in published.to_dict("records")
+    ]
+    for row in experiments[experiments["table"] == "1"].to_dict("records"):
+        setting = row["setting"]
+        rows.append(
+            {
+                "model": setting.label,
+                "group": row["group"],
+                "source": "here",
+                **setting_scores(scores[setting.name]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def make_table2(
+    experiments: pd.DataFrame, scores: dict[str, pd.DataFrame], published: pd.DataFrame
+) -> pd.DataFrame:
+    """Table 2: each published setting, and under it ours that stands beside it."""
+    ours = experiments[experiments["table"] == "2"]
+    known = set()
+    rows = []
+    for row in published.to_dict("records"):
+        key = f"{row['rank']}/{row['iteration']}/{row['alpha']}/{row['steps']}"
+        known.add((row["group"], key))
+        place = {c: row[c] for c in ("group", "rank", "iteration", "alpha", "steps")}
+        rows.append({**place, "source": "published", **_metrics(row)})
+        beside = ours[(ours["group"] == row["group"]) & (ours["published"] == key)]
+        rows += [_table2_row(r, scores) for r in beside.to_dict("records")]
+    for row in ours.to_dict("records"):
+        if not row["published"]:
+            rows.append(_table2_row(row, scores))
+        elif (row["group"], row["published"]) not in known:
+            raise ValueError(
+                f"experiments sheet: published row {row['published']!r} of table 2, group "
+                f"{row['group']!r} does not exist; expected rank/iteration/alpha/steps as printed"
+            )
+    return pd.DataFrame(rows)
+
+
+def _table2_row(row: dict, scores: dict[str, pd.DataFrame]) -> dict:
+    setting = row["setting"]
+    return {
+        "group": row["group"],
+        "rank": setting.rank,
+        "iteration": setting.iteration,
+        "alpha": f"{setting.alpha:.1f}",
+        "steps": setting.steps,
+        "source": "here",
+        **setting_scores(scores[setting.name]),
+    }
+
+
+def _metrics(row: dict) -> dict[str, float]:
+    return {name: row[name] for name in METRICS}
+
+
+def write_table(table: pd.DataFrame, out: Path, title: str, scale: str) -> None:
+    """Write ``out`` with the suffixes ``.csv``, ``.md`` and ``.html``."""
+    table.to_csv(out.with_suffix(".csv"), index=False, float_format="%.2f")
+    shown = table.rename(columns=SHORT).map(_cell)
+    write_page(title, [("", f"{scale} {NOTICE}", shown)], out)
+
+
+def _cell(value) -> str:
+    if pd.isna(value):
+        return ""
+    return f"{value:.2f}" if isinstance(value, float) else str(value)

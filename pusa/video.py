@@ -1,0 +1,66 @@
+"""Reading and writing video files (PyAV), the only place that touches a codec.
+
+Frames are ``uint8`` arrays of shape ``(frames, height, width, 3)``, RGB, 0-255.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import av
+import numpy as np
+
+FPS = 16  # Wan2.1's frame rate; VBench's dynamic degree depends on it
+CRF = 10  # VBench-I2V's recipe
+
+
+def read_video(path: str | Path) -> np.ndarray:
+    """Decode every frame of the first video stream to ``(frames, height, width, 3)``.
+
+    Raises:
+        ValueError: if the file has no decodable video stream.
+    """
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise ValueError(f"{path}: no video stream")
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    except (av.FFmpegError, OSError) as error:
+        raise ValueError(f"{path}: cannot be read as a video ({error.strerror})") from error
+    if not frames:
+        raise ValueError(f"{path}: no video frame could be decoded")
+    return np.stack(frames)
+
+
+def read_settings(path: str | Path) -> dict:
+    """The settings that `write_video` stored in a file; empty if there are none."""
+    try:
+        with av.open(str(path)) as container:
+            settings = json.loads(container.metadata.get("comment", "{}"))
+    except (av.FFmpegError, OSError, json.JSONDecodeError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
+
+
+def write_video(path: str | Path, frames: np.ndarray, settings: dict | None = None) -> None:
+    """Write ``(frames, height, width, 3)`` as H.264, 16 fps, crf 10, as VBench-I2V asks.
+
+    The file appears under its name only when complete, so that an interrupted run leaves
+    no half-written video. ``settings`` are stored as JSON in the container's comment.
+    """
+    path = Path(path)
+    partial = path.with_name(f".partial-{path.name}")
+    with av.open(str(partial), "w", format="mp4") as container:
+        if settings is not None:
+            container.metadata["comment"] = json.dumps(settings, sort_keys=True)
+        # One thread and no B-frame look-ahead keep small files identical between runs.
+        stream = container.add_stream(
+            "libx264", rate=FPS, options={"crf": str(CRF), "preset": "veryfast", "threads": "1"}
+        )
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            container.mux(stream.encode(image))
+        container.mux(stream.encode())
+    os.replace(partial, path)

@@ -1,0 +1,118 @@
+# Configuration, experiments sheet, and the look-ups that rules share.
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import validate
+
+from pusa import config as pusa_config
+from pusa import experiments as pusa_experiments
+from pusa import model_folder as pusa_model_folder
+
+SCHEMA = workflow.source_path("../schemas/config.schema.yaml")
+try:
+    pusa_config.check_config(config, SCHEMA)
+    validate(config, SCHEMA)  # fills in the defaults
+    EXPERIMENTS = pusa_experiments.read_experiments(
+        config["experiments"], seed=config["train"]["seed"]
+    )
+    pusa_experiments.check_trained(
+        EXPERIMENTS,
+        models=list(config["train"]["models"]),
+        ranks=config["train"]["ranks"],
+        iterations=config["train"]["iterations"],
+    )
+    # Two studies share every rule: the tables, and the effects over several training seeds.
+    SETTINGS = {
+        "tables": pusa_experiments.unique_settings(EXPERIMENTS),
+        "effects": pusa_experiments.settings_over_seeds(EXPERIMENTS, config["effects"]["seeds"]),
+    }
+    MAIN = pusa_experiments.main_setting(EXPERIMENTS)
+    if config["model"]["source"] == "folder":
+        pusa_model_folder.check_model_folder(config["model"]["path"])
+    pusa_experiments.require_base(EXPERIMENTS)
+except (ValueError, FileNotFoundError) as error:
+    raise WorkflowError(str(error))
+
+RESULTS = Path(config["results"])
+MODEL = Path(config["model"]["path"])
+PROMPTS = {
+    "tables": config["suite"].get("prompts"),
+    "effects": config["effects"].get("prompts"),
+}
+TRAIN = config["train"]
+TRAIN.setdefault("micro_batch", max(1, TRAIN["total_batch"] // TRAIN["processes"]))
+SAMPLE = config["sample"]
+SHARDS = range(SAMPLE["shards"])
+
+
+wildcard_constraints:
+    study="tables|effects",
+    run=r"[a-z0-9_]+-rank\d+-seed\d+",
+    iteration=r"\d+",
+    alpha=r"[0-9.]+",
+    setting=r"[a-z0-9_.-]+",
+    shard=r"\d+",
+
+
+def clip_options():
+    clip = config["clip"]
+    return f"--frames {clip['frames']} --height {clip['height']} --width {clip['width']}"
+
+
+def prompt_options(study):
+    counts = PROMPTS[study]
+    return "" if counts is None else " ".join(f"--{kind} {n}" for kind, n in counts.items())
+
+
+def run_options(wildcards):
+    model, rank, seed = wildcards.run.rsplit("-", 2)
+    p_async = TRAIN["models"][model]["p_async"]
+    return f"--rank {rank.removeprefix('rank')} --seed {seed.removeprefix('seed')} --p-async {p_async}"
+
+
+def setting_options(wildcards):
+    setting = SETTINGS[wildcards.study][wildcards.setting]
+    return f"--task {setting.task} --steps {setting.steps}"
+
+
+def lora_logs(study, name):
+    runs = {s.run for s in SETTINGS[study].values() if s.model != pusa_experiments.BASE}
+    return [RESULTS / "lora" / run / name for run in sorted(runs)]
+
+
+def transformer_of(wildcards):
+    """The transformer folder of a setting: the base's own, or a merged one."""
+    setting = SETTINGS[wildcards.study][wildcards.setting]
+    if setting.model == pusa_experiments.BASE:
+        return MODEL / "transformer"
+    return RESULTS / "merged" / setting.weights
+
+
+def merged_weights(wildcards):
+    """What a setting needs beyond the base model: nothing, or its merged folder."""
+    setting = SETTINGS[wildcards.study][wildcards.setting]
+    return [] if setting.model == pusa_experiments.BASE else transformer_of(wildcards)
+
+
+def effect_seed_options(study):
+    """The tables have one training seed; the effects name theirs."""
+    if study == "tables":
+        return ""
+    return " ".join(f"--effect-seed {seed}" for seed in config["effects"]["seeds"])
+
+
+def figure3_manifests():
+    names = [pusa_experiments.base_setting(MAIN).name, MAIN.name]
+    return [RESULTS / f"samples/tables/{n}/shard{s}.csv" for n in names for s in SHARDS]
+
+
+def manifests(study):
+    return [
+        RESULTS / "samples" / study / name / f"shard{shard}.csv"
+        for name in SETTINGS[study]
+        for shard in SHARDS
+    ]
+
+
+def score_files(study):
+    return [RESULTS / "scores" / study / f"{name}.csv" for name in SETTINGS[study]]

@@ -1,0 +1,103 @@
+# The embedded model, retrained from nothing: `snakemake --cores 2 tiny_wan`, about two hours on
+# two CPU cores. The result is in results/tiny_wan/model; copy it to pusa/tiny/model to ship it.
+TINY = Path("results/tiny_wan")
+TINY_CLIPS = 10000
+TINY_VAE_CLIPS = 3000
+TINY_VAE_STEPS = 3800
+TINY_BASE_STEPS = 8000
+
+
+rule tiny_wan:
+    input:
+        TINY / "model/model_index.json",
+
+
+rule render_tiny_world:
+    output:
+        TINY / "dataset/metadata.csv",
+    params:
+        folder=TINY / "dataset",
+        clips=TINY_CLIPS,
+    log:
+        TINY / "logs/render_tiny_world.log",
+    conda:
+        "../../envs/pusa.yaml"
+    threads: 2
+    shell:
+        "python -m pusa tiny dataset {params.folder:q} --stream base --clips {params.clips}"
+        " --workers {threads} 2>&1 | tee {log:q}"
+
+
+rule train_tiny_vae:
+    input:
+        TINY / "dataset/metadata.csv",
+    output:
+        directory(TINY / "model/vae"),
+    params:
+        dataset=TINY / "dataset",
+        clips=TINY_VAE_CLIPS,
+        steps=TINY_VAE_STEPS,
+    log:
+        TINY / "logs/train_tiny_vae.log",
+    conda:
+        "../../envs/pusa.yaml"
+    threads: 2
+    shell:
+        "python -m pusa tiny vae {params.dataset:q} {output:q} --clips {params.clips}"
+        " --steps {params.steps} 2>&1 | tee {log:q}"
+
+
+rule write_tiny_text_encoder:
+    output:
+        directory(TINY / "model/tokenizer"),
+        directory(TINY / "model/text_encoder"),
+    params:
+        model=TINY / "model",
+    log:
+        TINY / "logs/write_tiny_text_encoder.log",
+    conda:
+        "../../envs/pusa.yaml"
+    shell:
+        "python -m pusa tiny text {params.model:q} 2>&1 | tee {log:q}"
+
+
+rule cache_tiny_latents:
+    input:
+        TINY / "dataset/metadata.csv",
+        rules.train_tiny_vae.output,
+        rules.write_tiny_text_encoder.output,
+    output:
+        TINY / "cache/index.json",
+    params:
+        dataset=TINY / "dataset",
+        model=TINY / "model",
+        folder=TINY / "cache",
+    log:
+        TINY / "logs/cache_tiny_latents.log",
+    conda:
+        "../../envs/pusa.yaml"
+    threads: 2
+    shell:
+        "python -m pusa cache-latents {params.dataset:q} {params.model:q} {params.folder:q}"
+        " --frames 33 --height 64 --width 64 --text-tokens 20 2>&1 | tee {log:q}"
+
+
+rule train_tiny_base:
+    input:
+        TINY / "cache/index.json",
+    output:
+        TINY / "model/model_index.json",
+        directory(TINY / "model/transformer"),
+        directory(TINY / "model/scheduler"),
+    params:
+        cache=TINY / "cache",
+        model=TINY / "model",
+        steps=TINY_BASE_STEPS,
+    log:
+        TINY / "logs/train_tiny_base.log",
+    conda:
+        "../../envs/pusa.yaml"
+    threads: 2
+    shell:
+        "python -m pusa tiny base {params.cache:q} {params.model:q} --steps {params.steps}"
+        " 2>&1 | tee {log:q}"

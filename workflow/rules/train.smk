@@ -1,0 +1,55 @@
+# One training job per run (model, rank, seed), whose iterations are several outputs; then
+# merged checkpoints, one per alpha, removed as soon as their samples are made.
+rule train_lora:
+    input:
+        cache=RESULTS / "cache/index.json",
+        model=MODEL / "model_index.json",
+    output:
+        loras=[RESULTS / f"lora/{{run}}/iteration_{i}.safetensors" for i in TRAIN["iterations"]],
+        training=RESULTS / "lora/{run}/training.csv",
+        validation=RESULTS / "lora/{run}/validation.csv",
+    params:
+        cache=RESULTS / "cache",
+        transformer=MODEL / "transformer",
+        folder=lambda wildcards: RESULTS / "lora" / wildcards.run,
+        run=run_options,
+        iterations=" ".join(f"--iteration {i}" for i in TRAIN["iterations"]),
+        processes=TRAIN["processes"],
+        options=(
+            f"--learning-rate {TRAIN['learning_rate']} --warmup {TRAIN['warmup']}"
+            f" --total-batch {TRAIN['total_batch']} --micro-batch {TRAIN['micro_batch']}"
+            f" --timesteps {TRAIN['timesteps']} --weighting {TRAIN['weighting']}"
+            f" --shift {TRAIN['shift']} --validation-clips {TRAIN['validation_clips']}"
+            f" --dtype {TRAIN['dtype']}"
+            f"{' --gradient-checkpointing' if TRAIN['gradient_checkpointing'] else ''}"
+        ),
+    log:
+        RESULTS / "logs/train_lora/{run}.log",
+    benchmark:
+        RESULTS / "benchmarks/train_lora/{run}.tsv"
+    conda:
+        "../../envs/pusa.yaml"
+    threads: TRAIN["processes"]
+    shell:
+        "torchrun --standalone --nproc-per-node {params.processes} -m pusa train-lora"
+        " {params.cache:q} {params.transformer:q} {params.folder:q} {params.run}"
+        " {params.iterations} {params.options} &> {log:q}"
+
+
+rule merge_lora:
+    input:
+        lora=RESULTS / "lora/{run}/iteration_{iteration}.safetensors",
+        model=MODEL / "model_index.json",
+    output:
+        temp(directory(RESULTS / "merged/{run}-iteration{iteration}-alpha{alpha}")),
+    params:
+        transformer=MODEL / "transformer",
+    log:
+        RESULTS / "logs/merge_lora/{run}-iteration{iteration}-alpha{alpha}.log",
+    benchmark:
+        RESULTS / "benchmarks/merge_lora/{run}-iteration{iteration}-alpha{alpha}.tsv"
+    conda:
+        "../../envs/pusa.yaml"
+    shell:
+        "python -m pusa merge-lora {params.transformer:q} {input.lora:q} {output:q}"
+        " --scale {wildcards.alpha} &> {log:q}"
