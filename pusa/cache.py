@@ -15,18 +15,12 @@ from pathlib import Path
 import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tqdm import tqdm
 
 from pusa.clip import ClipSize
 from pusa.dataset import Clip, read_clip, read_metadata
-from pusa.models import (
-    encode_pixels,
-    encode_prompts,
-    frames_to_pixels,
-    load_text_encoder,
-    load_vae,
-)
+from pusa.models import encode_pixels, frames_to_pixels, load_vae
 
 SHARD_CLIPS = 256
 TEXT_BATCH = 64
@@ -42,10 +36,10 @@ class LatentCache:
             raise FileNotFoundError(f"{index_file} does not exist; run `pusa cache-latents` first")
         index = json.loads(index_file.read_text())
         self.clips: list[dict] = index["clips"]
-        self._shards = {
-            name: load_file(self.folder / name) for name in {c["shard"] for c in self.clips}
-        }
-        self._captions = load_file(self.folder / "captions.safetensors")
+        # Opened, not loaded: at the paper's size the latents are tens of gigabytes.
+        shards = {clip["shard"] for clip in self.clips}
+        self._shards = {name: safe_open(self.folder / name, framework="pt") for name in shards}
+        self._captions = PromptCache(self.folder / "captions.safetensors")
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -53,11 +47,11 @@ class LatentCache:
     def latents(self, i: int) -> torch.Tensor:
         """Normalised latents of clip ``i``, ``(channels, frames, height, width)``."""
         clip = self.clips[i]
-        return self._shards[clip["shard"]][clip["name"]].float()
+        return self._shards[clip["shard"]].get_tensor(clip["name"]).float()
 
     def prompt_embeds(self, i: int) -> torch.Tensor:
         """Caption embedding of clip ``i``, ``(text_tokens, dim)``."""
-        return self._captions[text_key(self.clips[i]["caption"])].float()
+        return self._captions[self.clips[i]["caption"]]
 
 
 def cache_latents(
@@ -139,10 +133,13 @@ def cache_prompts(
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
 ) -> None:
-    """Write the embedding of each prompt, ``(text_tokens, dim)``, to one safetensors file.
+    """Write the embedding of each prompt to one safetensors file.
 
     The negative prompt of guidance, by default the empty one, is embedded with them.
     """
+    # Sampling and training read the cache without the text encoder, whose import takes seconds.
+    from pusa.text import encode_prompts, load_text_encoder
+
     tokenizer, encoder = load_text_encoder(model, dtype)
     encoder.to(device)
     ordered = sorted(prompts | {negative_prompt})
@@ -152,8 +149,11 @@ def cache_prompts(
         for prompt, embed in zip(
             chunk, encode_prompts(tokenizer, encoder, chunk, text_tokens), strict=True
         ):
-            embeds[text_key(prompt)] = embed.cpu().clone()
-    _save(embeds, Path(out), {"negative_prompt": negative_prompt})
+            # Without its padding, which is zero: most prompts fill a fifth of Wan's 512 tokens.
+            used = int(embed.any(dim=1).nonzero().max()) + 1
+            embeds[text_key(prompt)] = embed[:used].cpu().clone()
+    metadata = {"negative_prompt": negative_prompt, "text_tokens": str(text_tokens)}
+    _save(embeds, Path(out), metadata)
 
 
 class PromptCache:
@@ -163,20 +163,21 @@ class PromptCache:
         self.file = Path(file)
         if not self.file.is_file():
             raise FileNotFoundError(f"{self.file} does not exist; run `pusa cache-prompts` first")
-        self._embeds = load_file(self.file)
-        with safe_open(self.file, framework="pt") as embeds:
-            self.negative_prompt = embeds.metadata()["negative_prompt"]
+        self._embeds = safe_open(self.file, framework="pt")
+        self._names = set(self._embeds.keys())
+        self.negative_prompt: str = self._embeds.metadata()["negative_prompt"]
+        self._text_tokens = int(self._embeds.metadata()["text_tokens"])
 
     def __getitem__(self, prompt: str) -> torch.Tensor:
-        """The embedding of a prompt, ``(text_tokens, dim)``.
+        """The embedding of a prompt, ``(text_tokens, dim)``, padded with zeros.
 
         Raises:
             KeyError: if it was not cached.
         """
-        try:
-            return self._embeds[text_key(prompt)].float()
-        except KeyError:
-            raise KeyError(f"{self.file} holds no embedding of prompt {prompt!r}") from None
+        if text_key(prompt) not in self._names:
+            raise KeyError(f"{self.file} holds no embedding of prompt {prompt!r}")
+        embed = self._embeds.get_tensor(text_key(prompt)).float()
+        return torch.nn.functional.pad(embed, (0, 0, 0, self._text_tokens - len(embed)))
 
 
 def text_key(text: str) -> str:

@@ -340,9 +340,7 @@ def effects(
     scores: Scores,
     runs: Annotated[Path, typer.Option(help="Folder of the training runs.")],
     seed: Annotated[int, typer.Option(help="Training seed of the tables.")],
-    effect_seed: Annotated[
-        list[int] | None, typer.Option(help="Training seeds, if others.")
-    ] = None,
+    effect_seed: Annotated[list[int] | None, typer.Option(help="Seeds, if several.")] = None,
     scale: Annotated[str, typer.Option(help="A sentence on this run's scale.")] = "",
 ) -> None:
     """Measure the paper's effects; write OUT with the suffixes .csv, .md and .html."""
@@ -500,3 +498,16 @@ def tiny_base(
     from pusa.tiny import base
 
     base.train_base(cache, model, steps=steps, seed=seed)
+
+
+@tiny.command("psnr")
+def tiny_psnr(
+    model: Path,
+    clips: Annotated[int, typer.Option(min=1)] = 32,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Print the PSNR of unseen clips through MODEL's autoencoder and back."""
+    from pusa.tiny import check
+
+    mean, worst = check.reconstruction_psnr(model, clips=clips, seed=seed)
+    print(f"PSNR over {clips} unseen clips of 33 frames: mean {mean:.1f} dB, worst {worst:.1f} dB")

@@ -22,7 +22,7 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Comparison:
-    """Does ``measure`` rise from ``before`` to ``after``, as the paper leads one to expect?"""
+    """A claim: ``measure`` rises, falls or holds from ``before`` to ``after``."""
 
     effect: str
     before: Setting

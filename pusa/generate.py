@@ -11,11 +11,10 @@ from tqdm import tqdm
 from pusa.cache import PromptCache
 from pusa.clip import ClipSize, count_latent_frames
 from pusa.flow import sigma_grid
-from pusa.lora import read_merged
+from pusa.lora import fingerprint, read_merged
 from pusa.models import (
     decode_latents,
     encode_pixels,
-    fingerprint,
     frames_to_pixels,
     load_transformer,
     load_vae,

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from dataclasses import asdict, dataclass
-from hashlib import file_digest
+from hashlib import file_digest, sha256
 from pathlib import Path
 
 import torch
@@ -20,10 +20,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from pusa.model_folder import require_files, weight_files
-from pusa.models import MERGED_KEY, fingerprint
 
 METADATA_KEY = "pusa"
 PREFIX = "transformer."
+#: Metadata key of merged weights: what was merged into them.
+MERGED_KEY = "pusa_merged_lora"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,3 +129,24 @@ def read_merged(transformer: str | Path) -> dict:
     """What was merged into a transformer folder: empty for a base model."""
     with safe_open(weight_files(transformer)[0], framework="pt") as weights:
         return json.loads((weights.metadata() or {}).get(MERGED_KEY, "{}"))
+
+
+def fingerprint(transformer: str | Path) -> str:
+    """Identify a transformer by its weights, without loading them.
+
+    Hashes every tensor's name and shape and the values of the two output-head tensors (in
+    bfloat16, so that a float16, bfloat16 or float32 copy of one model has one fingerprint).
+    """
+    digest = sha256()
+    shapes, head = {}, {}
+    for file in weight_files(transformer):
+        with safe_open(file, framework="pt") as weights:
+            for name in weights.keys():  # noqa: SIM118 (a handle, not a dict)
+                shapes[name] = weights.get_slice(name).get_shape()
+                if name in ("scale_shift_table", "proj_out.bias"):
+                    head[name] = weights.get_tensor(name).to(torch.bfloat16)
+    for name in sorted(shapes):
+        digest.update(f"{name}{shapes[name]}".encode())
+    for name in sorted(head):
+        digest.update(head[name].view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]

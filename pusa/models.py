@@ -1,20 +1,13 @@
 """Loading the parts of a text-to-video model from a folder in diffusers' format."""
 
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
-from diffusers.pipelines.wan.pipeline_wan import prompt_clean
-from safetensors import safe_open
-from transformers import AutoTokenizer, UMT5EncoderModel
 
 from pusa.model_folder import require_files, weight_files
 from pusa.transformer import VTAWanTransformer3DModel
-
-#: Metadata key of merged weights: what was merged into them.
-MERGED_KEY = "pusa_merged_lora"
 
 
 def load_transformer(
@@ -34,35 +27,6 @@ def load_vae(model: str | Path, dtype: torch.dtype = torch.float32) -> Autoencod
     """Load ``vae/`` of a model folder."""
     require_files(model, ["vae/config.json"])
     return AutoencoderKLWan.from_pretrained(model, subfolder="vae", torch_dtype=dtype).eval()
-
-
-def load_text_encoder(model: str | Path, dtype: torch.dtype = torch.float32):
-    """Load ``tokenizer/`` and ``text_encoder/`` of a model folder."""
-    require_files(model, ["tokenizer", "text_encoder/config.json"])
-    tokenizer = AutoTokenizer.from_pretrained(Path(model) / "tokenizer")
-    encoder = UMT5EncoderModel.from_pretrained(model, subfolder="text_encoder", dtype=dtype)
-    return tokenizer, encoder.eval()
-
-
-def fingerprint(transformer: str | Path) -> str:
-    """Identify a transformer by its weights, without loading them.
-
-    Hashes every tensor's name and shape and the values of the two output-head tensors (in
-    bfloat16, so that a float16, bfloat16 or float32 copy of one model has one fingerprint).
-    """
-    digest = sha256()
-    shapes, head = {}, {}
-    for file in weight_files(transformer):
-        with safe_open(file, framework="pt") as weights:
-            for name in weights.keys():
-                shapes[name] = weights.get_slice(name).get_shape()
-                if name in ("scale_shift_table", "proj_out.bias"):
-                    head[name] = weights.get_tensor(name).to(torch.bfloat16)
-    for name in sorted(shapes):
-        digest.update(f"{name}{shapes[name]}".encode())
-    for name in sorted(head):
-        digest.update(head[name].view(torch.int16).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def normalise_latents(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
@@ -109,23 +73,3 @@ def encode_pixels(vae: AutoencoderKLWan, pixels: torch.Tensor) -> torch.Tensor:
 def decode_latents(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
     """Decode normalised latents to pixels in [-1, 1], ``(batch, 3, frames, height, width)``."""
     return vae.decode(denormalise_latents(vae, latents).to(vae.dtype)).sample.float()
-
-
-@torch.no_grad()
-def encode_prompts(tokenizer, encoder, prompts: list[str], length: int) -> torch.Tensor:
-    """Embed prompts to ``(len(prompts), length, dim)``; padding is zero, as Wan was trained.
-
-    Raises:
-        ValueError: if a prompt has more than ``length`` tokens.
-    """
-    cleaned = [prompt_clean(prompt) for prompt in prompts]
-    tokens = tokenizer(cleaned, padding=True, add_special_tokens=True, return_tensors="pt")
-    counts = tokens.attention_mask.sum(1)
-    for prompt, count in zip(prompts, counts.tolist(), strict=True):
-        if count > length:
-            raise ValueError(f"prompt has {count} tokens, at most {length} fit: {prompt[:80]!r}")
-    hidden = encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
-    hidden = hidden * tokens.attention_mask[..., None]
-    padded = hidden.new_zeros(len(prompts), length, hidden.shape[-1])
-    padded[:, : hidden.shape[1]] = hidden
-    return padded

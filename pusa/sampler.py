@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from hashlib import sha256
+from itertools import pairwise
 
 import torch
 
@@ -61,7 +62,7 @@ def sample_latents(
         raise ValueError(f"guidance_scale {guidance_scale} needs negative_embeds")
     levels = sigma_matrix(sigmas, multipliers).to(noise.device)  # (steps + 1, frames)
     latents = interpolate(condition, noise, levels[0])
-    for sigma, sigma_next in zip(levels[:-1], levels[1:], strict=True):
+    for sigma, sigma_next in pairwise(levels):
         timestep = (TRAIN_TIMESTEPS * sigma).expand(len(latents), -1)
         prediction = velocity(latents, timestep, prompt_embeds)
         if guidance_scale != 1:

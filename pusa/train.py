@@ -30,8 +30,8 @@ from pusa.flow import (
     loss_weight,
     sample_sigma,
 )
-from pusa.lora import LoraInfo, save_lora
-from pusa.models import fingerprint, load_transformer
+from pusa.lora import LoraInfo, fingerprint, save_lora
+from pusa.models import load_transformer
 
 #: Attention and feed-forward linears of every block (the authors' targets, diffusers' names).
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
@@ -76,6 +76,9 @@ def train_lora(
         FloatingPointError: at the first loss that is not finite.
     """
     out = Path(out)
+    # On a CPU DeepSpeed would compile a shared-memory helper on first use: half a minute, a
+    # compiler, and a lock that a killed job leaves behind, for reductions that gloo does too.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed("nccl" if torch.cuda.is_available() else "gloo")
     world, process = dist.get_world_size(), dist.get_rank()
     if settings.total_batch % (world * settings.micro_batch):

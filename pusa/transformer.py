@@ -7,7 +7,7 @@ per *frame* and broadcast over that frame's tokens, which at 832x480x81 means 21
 of 32,760.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import WanTransformer3DModel
@@ -77,8 +77,8 @@ class VTAWanTransformer3DModel(WanTransformer3DModel):
     and LoRA tooling works unchanged. With equal timesteps it computes what the base computes.
     """
 
-    _no_split_modules = ["VTAWanTransformerBlock"]
-    _repeated_blocks = ["VTAWanTransformerBlock"]
+    _no_split_modules: ClassVar = ["VTAWanTransformerBlock"]
+    _repeated_blocks: ClassVar = ["VTAWanTransformerBlock"]
 
     @register_to_config
     def __init__(

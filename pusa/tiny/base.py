@@ -7,7 +7,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransform
 
 from pusa.cache import LatentCache
 from pusa.flow import TRAIN_TIMESTEPS, fafm_loss, interpolate, shift_sigma
-from pusa.models import encode_prompts, load_text_encoder, load_vae
+from pusa.models import load_vae
+from pusa.text import encode_prompts, load_text_encoder
 from pusa.tiny.fit import fit
 from pusa.tiny.text import TEXT_DIM
 

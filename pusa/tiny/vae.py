@@ -16,6 +16,7 @@ from pusa.models import frames_to_pixels
 from pusa.tiny.fit import fit
 
 KL_WEIGHT = 1e-4
+STATISTICS_CLIPS = 512  # for the latents' mean and standard deviation
 #: (share of the steps, frames per clip, clips per batch): space first, then motion.
 CURRICULUM = ((0.20, 1, 32), (0.35, 5, 8), (0.25, 9, 5), (0.20, 17, 3))
 
@@ -72,7 +73,7 @@ def train_vae(clips: np.ndarray, out: Path, *, steps: int, seed: int) -> None:
         latents = torch.cat(
             [
                 vae.encode(frames_to_pixels(clips[i : i + 16])).latent_dist.mean
-                for i in range(0, 512, 16)
+                for i in range(0, STATISTICS_CLIPS, 16)
             ]
         )
     vae.register_to_config(
@@ -83,11 +84,10 @@ def train_vae(clips: np.ndarray, out: Path, *, steps: int, seed: int) -> None:
 
 
 def _stage(progress: float) -> tuple[int, int]:
-    for share, frames, batch in CURRICULUM:
-        progress -= share
-        if progress < 0:
-            break
-    return frames, batch
+    """Frames and clips of the batch at some progress, in [0, 1)."""
+    ends = np.cumsum([share for share, _, _ in CURRICULUM])
+    stage = min(int(np.searchsorted(ends, progress, side="right")), len(CURRICULUM) - 1)
+    return CURRICULUM[stage][1:]
 
 
 def _decode_unclamped(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:

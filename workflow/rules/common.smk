@@ -24,7 +24,9 @@ try:
     # Two studies share every rule: the tables, and the effects over several training seeds.
     SETTINGS = {
         "tables": pusa_experiments.unique_settings(EXPERIMENTS),
-        "effects": pusa_experiments.settings_over_seeds(EXPERIMENTS, config["effects"]["seeds"]),
+        "effects": pusa_experiments.settings_over_seeds(
+            EXPERIMENTS, config["effects"]["seeds"]
+        ),
     }
     MAIN = pusa_experiments.main_setting(EXPERIMENTS)
     if config["model"]["source"] == "folder":
@@ -42,6 +44,7 @@ PROMPTS = {
 TRAIN = config["train"]
 TRAIN.setdefault("micro_batch", max(1, TRAIN["total_batch"] // TRAIN["processes"]))
 SAMPLE = config["sample"]
+CLIP = config["clip"]
 SHARDS = range(SAMPLE["shards"])
 
 
@@ -54,14 +57,21 @@ wildcard_constraints:
     shard=r"\d+",
 
 
+def size_options():
+    return f"--height {CLIP['height']} --width {CLIP['width']}"
+
+
 def clip_options():
-    clip = config["clip"]
-    return f"--frames {clip['frames']} --height {clip['height']} --width {clip['width']}"
+    return f"--frames {CLIP['frames']} {size_options()}"
 
 
 def prompt_options(study):
     counts = PROMPTS[study]
-    return "" if counts is None else " ".join(f"--{kind} {n}" for kind, n in counts.items())
+    return (
+        ""
+        if counts is None
+        else " ".join(f"--{kind} {n}" for kind, n in counts.items())
+    )
 
 
 def run_options(wildcards):
@@ -116,3 +126,13 @@ def manifests(study):
 
 def score_files(study):
     return [RESULTS / "scores" / study / f"{name}.csv" for name in SETTINGS[study]]
+
+
+def scale_sentence(study):
+    """One sentence on how large this run is, for the captions of tables."""
+    counts = PROMPTS[study]
+    prompts = "all prompts" if counts is None else f"{sum(counts.values())} prompts"
+    return (
+        f"This run: {MODEL.name}, {CLIP['frames']} frames of {CLIP['width']}x{CLIP['height']},"
+        f" {prompts} with {SAMPLE['samples']} sample(s) each."
+    )

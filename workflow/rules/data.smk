@@ -12,14 +12,14 @@ if config["model"]["source"] == "hub":
     rule download_model:
         output:
             MODEL / "model_index.json",
-        params:
-            repo=config["model"]["repo"],
-            revision=config["model"]["revision"],
-            folder=MODEL,
         log:
             RESULTS / "logs/download_model.log",
         conda:
             "../../envs/pusa.yaml"
+        params:
+            repo=config["model"]["repo"],
+            revision=config["model"]["revision"],
+            folder=MODEL,
         shell:
             "python -m pusa download {params.repo:q} {params.folder:q}"
             " --revision {params.revision:q} --kind model &> {log:q}"
@@ -33,14 +33,14 @@ if config["dataset"]["source"] == "hub":
     rule download_dataset:
         output:
             DATASET / "metadata.csv",
-        params:
-            repo=config["dataset"]["repo"],
-            revision=config["dataset"]["revision"],
-            folder=DATASET,
         log:
             RESULTS / "logs/download_dataset.log",
         conda:
             "../../envs/pusa.yaml"
+        params:
+            repo=config["dataset"]["repo"],
+            revision=config["dataset"]["revision"],
+            folder=DATASET,
         shell:
             "python -m pusa download {params.repo:q} {params.folder:q}"
             " --revision {params.revision:q} --kind dataset &> {log:q}"
@@ -51,15 +51,15 @@ if config["dataset"]["source"] == "tiny":
     rule render_dataset:
         output:
             DATASET / "metadata.csv",
-        params:
-            clips=config["dataset"]["clips"],
-            folder=DATASET,
         log:
             RESULTS / "logs/render_dataset.log",
         benchmark:
             RESULTS / "benchmarks/render_dataset.tsv"
         conda:
             "../../envs/pusa.yaml"
+        params:
+            clips=config["dataset"]["clips"],
+            folder=DATASET,
         shell:
             "python -m pusa tiny dataset {params.folder:q} --stream lora"
             " --clips {params.clips} &> {log:q}"
@@ -70,6 +70,10 @@ if config["suite"]["source"] == "tiny":
     rule render_suite:
         output:
             SUITE_INFO,
+        log:
+            RESULTS / "logs/render_suite.log",
+        conda:
+            "../../envs/pusa.yaml"
         params:
             folder=SUITE,
             # Enough for both studies; each takes the first of every kind.
@@ -77,10 +81,6 @@ if config["suite"]["source"] == "tiny":
                 f"--{kind} {max(counts[kind] for counts in PROMPTS.values() if counts)}"
                 for kind in config["suite"]["prompts"]
             ),
-        log:
-            RESULTS / "logs/render_suite.log",
-        conda:
-            "../../envs/pusa.yaml"
         shell:
             "python -m pusa tiny suite {params.folder:q} {params.counts} &> {log:q}"
 
@@ -93,12 +93,12 @@ if config["suite"]["source"] == "vbench":
     rule download_suite:
         output:
             SUITE_INFO,
-        params:
-            folder=SUITE,
         log:
             RESULTS / "logs/download_suite.log",
         conda:
             "../../envs/pusa.yaml"
+        params:
+            folder=SUITE,
         shell:
             "python -m pusa download-suite {params.folder:q} &> {log:q}"
 
@@ -109,19 +109,19 @@ rule cache_latents:
         model=MODEL / "model_index.json",
     output:
         RESULTS / "cache/index.json",
-    params:
-        dataset=DATASET,
-        model=MODEL,
-        folder=RESULTS / "cache",
-        size=clip_options(),
-        text_tokens=config["clip"]["text_tokens"],
-        skip="--skip-unusable" if config["cache"]["skip_unusable"] else "",
     log:
         RESULTS / "logs/cache_latents.log",
     benchmark:
         RESULTS / "benchmarks/cache_latents.tsv"
     conda:
         "../../envs/pusa.yaml"
+    params:
+        dataset=DATASET,
+        model=MODEL,
+        folder=RESULTS / "cache",
+        size=clip_options(),
+        text_tokens=CLIP["text_tokens"],
+        skip="--skip-unusable" if config["cache"]["skip_unusable"] else "",
     shell:
         "python -m pusa cache-latents {params.dataset:q} {params.model:q} {params.folder:q}"
         " {params.size} --text-tokens {params.text_tokens} {params.skip} &> {log:q}"
@@ -134,20 +134,22 @@ rule cache_prompts:
         negative_prompt=NEGATIVE_PROMPT,
     output:
         RESULTS / "cache/prompts.safetensors",
-    params:
-        suite=SUITE,
-        model=MODEL,
-        text_tokens=config["clip"]["text_tokens"],
-        size=f"--height {config['clip']['height']} --width {config['clip']['width']}",
-        negative=lambda wildcards, input: (
-            ["--negative-prompt-file", input.negative_prompt] if input.negative_prompt else []
-        ),
     log:
         RESULTS / "logs/cache_prompts.log",
     benchmark:
         RESULTS / "benchmarks/cache_prompts.tsv"
     conda:
         "../../envs/pusa.yaml"
+    params:
+        suite=SUITE,
+        model=MODEL,
+        text_tokens=CLIP["text_tokens"],
+        size=size_options(),
+        negative=lambda wildcards, input: (
+            ["--negative-prompt-file", input.negative_prompt]
+            if input.negative_prompt
+            else []
+        ),
     shell:
         "python -m pusa cache-prompts {params.suite:q} {params.model:q} {output:q}"
         " --text-tokens {params.text_tokens} {params.size} {params.negative:q} &> {log:q}"

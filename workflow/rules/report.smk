@@ -1,17 +1,5 @@
 # Tables, figures and effects; each is part of the HTML report (`snakemake --report`).
 PUBLISHED = {n: f"config/published/table{n}.csv" for n in (1, 2)}
-CLIP = config["clip"]
-SIZE = f"--height {CLIP['height']} --width {CLIP['width']}"
-
-
-def scale_sentence(study):
-    """One sentence on how large this run is, for the captions of tables."""
-    counts = PROMPTS[study]
-    prompts = "all prompts" if counts is None else f"{sum(counts.values())} prompts"
-    return (
-        f"This run: {MODEL.name}, {CLIP['frames']} frames of {CLIP['width']}x{CLIP['height']},"
-        f" {prompts} with {SAMPLE['samples']} sample(s) each."
-    )
 
 
 rule make_tables:
@@ -34,15 +22,15 @@ rule make_tables:
             category="1. Tables",
             labels={"what": "Table 2"},
         ),
+    log:
+        RESULTS / "logs/make_tables.log",
+    conda:
+        "../../envs/pusa.yaml"
     params:
         folder=RESULTS / "tables",
         scores=RESULTS / "scores/tables",
         seed=TRAIN["seed"],
         scale=scale_sentence("tables"),
-    log:
-        RESULTS / "logs/make_tables.log",
-    conda:
-        "../../envs/pusa.yaml"
     shell:
         "python -m pusa tables {params.folder:q} --experiments {input.experiments:q}"
         " --scores {params.scores:q} --seed {params.seed} --table1 {input.table1:q}"
@@ -63,16 +51,16 @@ rule measure_effects:
             category="2. The paper's effects",
             labels={"what": "{study}"},
         ),
+    log:
+        RESULTS / "logs/measure_effects/{study}.log",
+    conda:
+        "../../envs/pusa.yaml"
     params:
         scores=lambda wildcards: RESULTS / "scores" / wildcards.study,
         runs=RESULTS / "lora",
         seed=TRAIN["seed"],
         seeds=lambda wildcards: effect_seed_options(wildcards.study),
         scale=lambda wildcards: scale_sentence(wildcards.study),
-    log:
-        RESULTS / "logs/measure_effects/{study}.log",
-    conda:
-        "../../envs/pusa.yaml"
     shell:
         "python -m pusa effects {output.csv:q} --experiments {input.experiments:q}"
         " --scores {params.scores:q} --runs {params.runs:q} --seed {params.seed}"
@@ -90,12 +78,12 @@ rule plot_losses:
             category="3. Figures",
             labels={"what": "Loss curves"},
         ),
-    params:
-        runs=[file.parent for file in lora_logs("tables", "training.csv")],
     log:
         RESULTS / "logs/plot_losses.log",
     conda:
         "../../envs/pusa.yaml"
+    params:
+        runs=[file.parent for file in lora_logs("tables", "training.csv")],
     shell:
         "python -m pusa plot-losses {output:q} {params.runs:q} &> {log:q}"
 
@@ -112,13 +100,13 @@ rule plot_scores:
             category="3. Figures",
             labels={"what": "Scores against alpha, rank, iterations, steps"},
         ),
-    params:
-        scores=RESULTS / "scores/tables",
-        seed=TRAIN["seed"],
     log:
         RESULTS / "logs/plot_scores.log",
     conda:
         "../../envs/pusa.yaml"
+    params:
+        scores=RESULTS / "scores/tables",
+        seed=TRAIN["seed"],
     shell:
         "python -m pusa plot-scores {output:q} --experiments {input.experiments:q}"
         " --scores {params.scores:q} --seed {params.seed} --table2 {input.table2:q} &> {log:q}"
@@ -136,15 +124,15 @@ rule plot_figure3:
             category="3. Figures",
             labels={"what": "Figure 3"},
         ),
-    params:
-        suite=SUITE,
-        samples=RESULTS / "samples/tables",
-        seed=TRAIN["seed"],
-        size=SIZE,
     log:
         RESULTS / "logs/plot_figure3.log",
     conda:
         "../../envs/pusa.yaml"
+    params:
+        suite=SUITE,
+        samples=RESULTS / "samples/tables",
+        seed=TRAIN["seed"],
+        size=size_options(),
     shell:
         "python -m pusa plot-figure3 {output:q} {params.suite:q}"
         " --experiments {input.experiments:q} --samples {params.samples:q}"
@@ -169,16 +157,16 @@ rule make_contact_sheet:
             category="4. Videos",
             labels={"what": "Contact sheet, video"},
         ),
-    params:
-        suite=SUITE,
-        samples=RESULTS / "samples/tables",
-        seed=TRAIN["seed"],
-        size=SIZE,
-        counts=prompt_options("tables"),
     log:
         RESULTS / "logs/make_contact_sheet.log",
     conda:
         "../../envs/pusa.yaml"
+    params:
+        suite=SUITE,
+        samples=RESULTS / "samples/tables",
+        seed=TRAIN["seed"],
+        size=size_options(),
+        counts=prompt_options("tables"),
     shell:
         "python -m pusa contact-sheet {output.picture:q} {params.suite:q}"
         " --experiments {input.experiments:q} --samples {params.samples:q}"

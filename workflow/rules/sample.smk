@@ -8,6 +8,12 @@ rule sample_videos:
         merged=merged_weights,
     output:
         RESULTS / "samples/{study}/{setting}/shard{shard}.csv",
+    log:
+        RESULTS / "logs/sample_videos/{study}/{setting}/shard{shard}.log",
+    benchmark:
+        RESULTS / "benchmarks/sample_videos/{study}/{setting}/shard{shard}.tsv"
+    conda:
+        "../../envs/pusa.yaml"
     params:
         suite=SUITE,
         model=MODEL,
@@ -21,12 +27,6 @@ rule sample_videos:
             f" --guidance-scale {SAMPLE['guidance_scale']} --shift {SAMPLE['shift']}"
             f" --seed {SAMPLE['seed']} --dtype {SAMPLE['dtype']}"
         ),
-    log:
-        RESULTS / "logs/sample_videos/{study}/{setting}/shard{shard}.log",
-    benchmark:
-        RESULTS / "benchmarks/sample_videos/{study}/{setting}/shard{shard}.tsv"
-    conda:
-        "../../envs/pusa.yaml"
     shell:
         "python -m pusa sample-suite {params.suite:q} {params.model:q} {output:q}"
         " --transformer {params.transformer:q} --prompts {input.prompts:q} {params.counts}"

@@ -1,10 +1,10 @@
 # The embedded model, retrained from nothing: `snakemake --cores 2 tiny_wan`, about two hours on
 # two CPU cores. The result is in results/tiny_wan/model; copy it to pusa/tiny/model to ship it.
 TINY = Path("results/tiny_wan")
-TINY_CLIPS = 10000
+TINY_CLIPS = 7000
 TINY_VAE_CLIPS = 3000
 TINY_VAE_STEPS = 3800
-TINY_BASE_STEPS = 8000
+TINY_BASE_STEPS = 4000
 
 
 rule tiny_wan:
@@ -15,14 +15,14 @@ rule tiny_wan:
 rule render_tiny_world:
     output:
         TINY / "dataset/metadata.csv",
-    params:
-        folder=TINY / "dataset",
-        clips=TINY_CLIPS,
     log:
         TINY / "logs/render_tiny_world.log",
     conda:
         "../../envs/pusa.yaml"
     threads: 2
+    params:
+        folder=TINY / "dataset",
+        clips=TINY_CLIPS,
     shell:
         "python -m pusa tiny dataset {params.folder:q} --stream base --clips {params.clips}"
         " --workers {threads} 2>&1 | tee {log:q}"
@@ -33,15 +33,15 @@ rule train_tiny_vae:
         TINY / "dataset/metadata.csv",
     output:
         directory(TINY / "model/vae"),
-    params:
-        dataset=TINY / "dataset",
-        clips=TINY_VAE_CLIPS,
-        steps=TINY_VAE_STEPS,
     log:
         TINY / "logs/train_tiny_vae.log",
     conda:
         "../../envs/pusa.yaml"
     threads: 2
+    params:
+        dataset=TINY / "dataset",
+        clips=TINY_VAE_CLIPS,
+        steps=TINY_VAE_STEPS,
     shell:
         "python -m pusa tiny vae {params.dataset:q} {output:q} --clips {params.clips}"
         " --steps {params.steps} 2>&1 | tee {log:q}"
@@ -51,12 +51,12 @@ rule write_tiny_text_encoder:
     output:
         directory(TINY / "model/tokenizer"),
         directory(TINY / "model/text_encoder"),
-    params:
-        model=TINY / "model",
     log:
         TINY / "logs/write_tiny_text_encoder.log",
     conda:
         "../../envs/pusa.yaml"
+    params:
+        model=TINY / "model",
     shell:
         "python -m pusa tiny text {params.model:q} 2>&1 | tee {log:q}"
 
@@ -68,15 +68,15 @@ rule cache_tiny_latents:
         rules.write_tiny_text_encoder.output,
     output:
         TINY / "cache/index.json",
-    params:
-        dataset=TINY / "dataset",
-        model=TINY / "model",
-        folder=TINY / "cache",
     log:
         TINY / "logs/cache_tiny_latents.log",
     conda:
         "../../envs/pusa.yaml"
     threads: 2
+    params:
+        dataset=TINY / "dataset",
+        model=TINY / "model",
+        folder=TINY / "cache",
     shell:
         "python -m pusa cache-latents {params.dataset:q} {params.model:q} {params.folder:q}"
         " --frames 33 --height 64 --width 64 --text-tokens 20 2>&1 | tee {log:q}"
@@ -89,15 +89,15 @@ rule train_tiny_base:
         TINY / "model/model_index.json",
         directory(TINY / "model/transformer"),
         directory(TINY / "model/scheduler"),
-    params:
-        cache=TINY / "cache",
-        model=TINY / "model",
-        steps=TINY_BASE_STEPS,
     log:
         TINY / "logs/train_tiny_base.log",
     conda:
         "../../envs/pusa.yaml"
     threads: 2
+    params:
+        cache=TINY / "cache",
+        model=TINY / "model",
+        steps=TINY_BASE_STEPS,
     shell:
         "python -m pusa tiny base {params.cache:q} {params.model:q} --steps {params.steps}"
         " 2>&1 | tee {log:q}"

@@ -5,9 +5,19 @@ rule train_lora:
         cache=RESULTS / "cache/index.json",
         model=MODEL / "model_index.json",
     output:
-        loras=[RESULTS / f"lora/{{run}}/iteration_{i}.safetensors" for i in TRAIN["iterations"]],
+        loras=[
+            RESULTS / f"lora/{{run}}/iteration_{i}.safetensors"
+            for i in TRAIN["iterations"]
+        ],
         training=RESULTS / "lora/{run}/training.csv",
         validation=RESULTS / "lora/{run}/validation.csv",
+    log:
+        RESULTS / "logs/train_lora/{run}.log",
+    benchmark:
+        RESULTS / "benchmarks/train_lora/{run}.tsv"
+    conda:
+        "../../envs/pusa.yaml"
+    threads: TRAIN["processes"]
     params:
         cache=RESULTS / "cache",
         transformer=MODEL / "transformer",
@@ -23,13 +33,6 @@ rule train_lora:
             f" --dtype {TRAIN['dtype']}"
             f"{' --gradient-checkpointing' if TRAIN['gradient_checkpointing'] else ''}"
         ),
-    log:
-        RESULTS / "logs/train_lora/{run}.log",
-    benchmark:
-        RESULTS / "benchmarks/train_lora/{run}.tsv"
-    conda:
-        "../../envs/pusa.yaml"
-    threads: TRAIN["processes"]
     shell:
         "torchrun --standalone --nproc-per-node {params.processes} -m pusa train-lora"
         " {params.cache:q} {params.transformer:q} {params.folder:q} {params.run}"
@@ -42,14 +45,14 @@ rule merge_lora:
         model=MODEL / "model_index.json",
     output:
         temp(directory(RESULTS / "merged/{run}-iteration{iteration}-alpha{alpha}")),
-    params:
-        transformer=MODEL / "transformer",
     log:
         RESULTS / "logs/merge_lora/{run}-iteration{iteration}-alpha{alpha}.log",
     benchmark:
         RESULTS / "benchmarks/merge_lora/{run}-iteration{iteration}-alpha{alpha}.tsv"
     conda:
         "../../envs/pusa.yaml"
+    params:
+        transformer=MODEL / "transformer",
     shell:
         "python -m pusa merge-lora {params.transformer:q} {input.lora:q} {output:q}"
         " --scale {wildcards.alpha} &> {log:q}"

@@ -1,0 +1,63 @@
+import os
+import shutil
+
+import pytest
+
+from pusa.model_folder import PARTS, check_model_folder, require_files, weight_files
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def copy(tmp_path, model):
+    """A copy of the model folder, by links, that a test may take files from."""
+    return shutil.copytree(model, tmp_path / "model", copy_function=os.link)
+
+
+def test_whole_folder_passes(model):
+    check_model_folder(model)
+
+
+@pytest.mark.parametrize("part", [*PARTS, f"transformer/{WEIGHTS}"])
+def test_missing_part_is_named(copy, part):
+    if (copy / part).is_dir():
+        shutil.rmtree(copy / part)
+    else:
+        (copy / part).unlink()
+    with pytest.raises(
+        FileNotFoundError, match=f"lacks {part.removeprefix('transformer/')}|{part}"
+    ):
+        check_model_folder(copy)
+
+
+@pytest.mark.xfail(strict=True, reason="BUG pusa/model_folder.py: weights of VAE and text unseen")
+@pytest.mark.parametrize("part", [f"vae/{WEIGHTS}", "text_encoder/model.safetensors"])
+def test_missing_weights_of_other_parts_are_named(copy, part):
+    (copy / part).unlink()
+    with pytest.raises(FileNotFoundError):
+        check_model_folder(copy)
+
+
+def test_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"model folder .*nowhere does not exist"):
+        require_files(tmp_path / "nowhere", [])
+
+
+def test_all_missing_files_are_listed(tmp_path):
+    (tmp_path / "b").touch()
+    with pytest.raises(FileNotFoundError, match="lacks a, c; expected a text-to-video model"):
+        require_files(tmp_path, ["a", "b", "c"])
+
+
+def test_one_file_of_weights(model):
+    assert weight_files(model / "transformer") == [model / "transformer" / WEIGHTS]
+
+
+def test_missing_shard_is_named(tmp_path, new_transformer):
+    new_transformer().save_pretrained(tmp_path, max_shard_size="40KB")
+    shards = weight_files(tmp_path)
+    assert len(shards) > 1
+    assert shards == sorted(tmp_path.glob("*.safetensors"))
+    shards[1].unlink()
+    with pytest.raises(FileNotFoundError, match=f"lacks {shards[1].name};"):
+        weight_files(tmp_path)

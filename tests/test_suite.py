@@ -1,0 +1,186 @@
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pusa.suite import INFO_FILE, SuitePrompt, load_image, read_suite
+
+
+def entry(prompt="a red circle", dimensions=("i2v_subject",), image="a.jpg"):
+    return {"prompt_en": prompt, "dimension": list(dimensions), "image_name": image}
+
+
+@pytest.fixture
+def build(tmp_path):
+    """A function that writes a suite with these entries and image folders."""
+
+    def write(entries, ratios=("1-1",)):
+        for ratio in ratios:
+            width, height = map(int, ratio.split("-"))
+            folder = tmp_path / "crop" / ratio
+            folder.mkdir(parents=True)
+            for name in {e["image_name"] for e in entries if e.get("image_name")}:
+                Image.new("RGB", (20 * width, 20 * height), (200, 60, 20)).save(folder / name)
+        (tmp_path / INFO_FILE).write_text(json.dumps(entries))
+        return tmp_path
+
+    return write
+
+
+def test_prompts_in_order(build):
+    folder = build([entry("one"), entry("two", ("i2v_background",), "b.jpg")])
+    prompts = read_suite(folder, height=64, width=64)
+    assert [(p.index, p.prompt, p.dimensions, p.image.name) for p in prompts] == [
+        (0, "one", ("i2v_subject",), "a.jpg"),
+        (1, "two", ("i2v_background",), "b.jpg"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "kind"),
+    [
+        (("i2v_subject", "aesthetic_quality"), "subject"),
+        (("i2v_background", "imaging_quality"), "background"),
+        (("camera_motion",), "camera"),
+        (("camera_motion", "i2v_subject"), "camera"),
+    ],
+)
+def test_kind(tmp_path, dimensions, kind):
+    assert SuitePrompt(0, "a", dimensions, tmp_path).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "ratio"),
+    [(480, 832, "7-4"), (720, 1280, "16-9"), (64, 64, "1-1"), (500, 800, "8-5"), (90, 60, "1-1")],
+)
+def test_nearest_ratio(build, height, width, ratio):
+    folder = build([entry()], ("1-1", "8-5", "7-4", "16-9"))
+    (prompt,) = read_suite(folder, height=height, width=width)
+    assert prompt.image.parent.name == ratio
+
+
+def test_counts_take_the_first_of_each_kind(suite):
+    counts = {"subject": 1, "background": 2, "camera": 3}
+    prompts = read_suite(suite, height=64, width=64, counts=counts)
+    assert [p.index for p in prompts] == [0, 2, 3, 4, 5, 6]
+    assert [p.kind for p in prompts] == ["subject"] + ["background"] * 2 + ["camera"] * 3
+
+
+def test_too_many_are_asked_for(suite):
+    counts = {"subject": 1, "background": 3, "camera": 3}
+    with pytest.raises(ValueError, match="has 2 background prompts, 3 were asked for"):
+        read_suite(suite, height=64, width=64, counts=counts)
+
+
+def test_images_of_prompts_not_taken_need_not_exist(build):
+    folder = build([entry("one"), entry("two", image="b.jpg")])
+    (folder / "crop" / "1-1" / "b.jpg").unlink()
+    counts = {"subject": 1, "background": 0, "camera": 0}
+    assert len(read_suite(folder, height=64, width=64, counts=counts)) == 1
+
+
+HOSTILE = ["../../etc/passwd", "a/b\\c", "x" * 400, "nul\0byte", ".", "-rf *", "naïve ✨\nline"]
+
+
+def test_video_names_are_safe_for_any_prompt(build, tmp_path):
+    folder = build([entry(prompt) for prompt in HOSTILE])
+    prompts = read_suite(folder, height=64, width=64)
+    assert [p.prompt for p in prompts] == HOSTILE
+    names = [p.video_name(sample) for p in prompts for sample in range(2)]
+    assert len(set(names)) == len(names)
+    for name in names:
+        assert name == os.path.basename(name)
+        assert set(name) <= set("0123456789-.mp")
+        (tmp_path / name).touch()
+
+
+# Errors
+
+
+def test_missing_list(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"{INFO_FILE} does not exist"):
+        read_suite(tmp_path, height=64, width=64)
+
+
+def test_missing_image_folder(build):
+    folder = build([entry()])
+    shutil.rmtree(folder / "crop")
+    with pytest.raises(FileNotFoundError, match="crop has no image folder"):
+        read_suite(folder, height=64, width=64)
+
+
+def test_missing_image(build):
+    folder = build([entry()])
+    (folder / "crop" / "1-1" / "a.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match=r"image .*a\.jpg does not exist"):
+        read_suite(folder, height=64, width=64)
+
+
+@pytest.mark.parametrize("content", [b"<html>not found</html>", b""])
+def test_not_an_image(build, content):
+    folder = build([entry()])
+    (folder / "crop" / "1-1" / "a.jpg").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.jpg is not a readable image"):
+        read_suite(folder, height=64, width=64)
+
+
+@pytest.mark.xfail(
+    strict=True, raises=OSError, reason="BUG pusa/suite.py load_image: decoding is not guarded"
+)
+def test_truncated_image(build):
+    image = build([entry()]) / "crop" / "1-1" / "a.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 80, 3), np.uint8)).save(image)
+    os.truncate(image, image.stat().st_size // 2)
+    with pytest.raises(ValueError, match=r"a\.jpg is not a readable image"):
+        load_image(image, height=64, width=64)
+
+
+@pytest.mark.parametrize("key", ["prompt_en", "dimension", "image_name"])
+@pytest.mark.parametrize("absent", [True, False])
+def test_entry_without_a_field(build, key, absent):
+    broken = entry()
+    if absent:
+        del broken[key]
+    else:
+        broken[key] = type(broken[key])()
+    folder = build([entry(), broken])
+    with pytest.raises(ValueError, match=f"entry 1 has no '{key}'"):
+        read_suite(folder, height=64, width=64)
+
+
+# Images
+
+
+def test_image_is_covered_and_cropped_centrally(tmp_path):
+    stripes = np.zeros((20, 60, 3), np.uint8)
+    stripes[:, 20:40] = (250, 10, 10)
+    Image.fromarray(stripes).save(tmp_path / "a.png")
+    image = load_image(tmp_path / "a.png", height=40, width=40)
+    assert image.shape == (40, 40, 3)
+    assert image.dtype == np.uint8
+    assert (image[:, 2:-2, 0] > 240).all()  # the middle third only
+
+
+def test_image_of_the_right_size_is_unchanged(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert np.array_equal(load_image(tmp_path / "a.png", height=16, width=24), pixels)
+
+
+def test_grey_image_becomes_rgb(tmp_path):
+    Image.new("L", (8, 8), 77).save(tmp_path / "a.png")
+    assert (load_image(tmp_path / "a.png", height=8, width=8) == 77).all()
+
+
+def test_rotated_image_is_turned_upright(tmp_path):
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels[0] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    image = load_image(tmp_path / "a.png", height=8, width=8)
+    assert (image[:, -1] == 255).all()
+    assert (image[:, :-1] == 0).all()

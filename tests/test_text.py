@@ -1,0 +1,77 @@
+import pytest
+import torch
+from diffusers import WanPipeline
+
+from pusa.text import encode_prompts, load_text_encoder
+from pusa.tiny.text import TEXT_TOKENS
+
+CAPTION = "a red circle moves slowly left over stripes, camera static"
+
+
+@pytest.fixture(scope="module")
+def text(model):
+    return load_text_encoder(model)
+
+
+def test_missing_files_are_listed(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"lacks tokenizer, text_encoder/config\.json;"):
+        load_text_encoder(tmp_path)
+
+
+def test_prompts_are_embedded_as_by_the_pipeline(model, text):
+    pipeline = WanPipeline.from_pretrained(model)
+    prompts = [CAPTION, "a wall with dots, camera pans left", ""]
+    expected, _ = pipeline.encode_prompt(
+        prompts, do_classifier_free_guidance=False, max_sequence_length=TEXT_TOKENS
+    )
+    ours = encode_prompts(*text, prompts, TEXT_TOKENS)
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(ours[0], ours[1], atol=0.1)
+
+
+@pytest.mark.parametrize("prompt", ["a red &amp; blue wall", "<red> &lt;blue&gt;"])
+def test_untidy_prompts_are_embedded_as_by_the_pipeline(model, text, prompt):
+    """WanPipeline tidies broken Unicode and HTML entities before it tokenises."""
+    pipeline = WanPipeline.from_pretrained(model)
+    expected, _ = pipeline.encode_prompt(
+        [prompt], do_classifier_free_guidance=False, max_sequence_length=TEXT_TOKENS
+    )
+    ours = encode_prompts(*text, [prompt], TEXT_TOKENS)
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_padding_is_zero(text):
+    embeds = encode_prompts(*text, ["red circle"], TEXT_TOKENS)
+    assert embeds.shape == (1, TEXT_TOKENS, 64)
+    assert (embeds[0, :3].abs().amax(1) > 0).all()  # two words and the end
+    assert (embeds[0, 3:] == 0).all()
+
+
+def test_embedding_does_not_depend_on_the_batch(text):
+    together = encode_prompts(*text, ["red", CAPTION], TEXT_TOKENS)
+    alone = encode_prompts(*text, ["red"], TEXT_TOKENS)
+    torch.testing.assert_close(together[:1], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_too_long_prompt_is_named(text):
+    prompt = "red " * 8 + "circle"
+    assert encode_prompts(*text, [prompt], 10).shape == (1, 10, 64)
+    with pytest.raises(ValueError, match="prompt has 10 tokens, at most 9 fit: 'red red"):
+        encode_prompts(*text, ["blue", prompt], 9)
+
+
+@pytest.mark.xfail(strict=True, reason="BUG pusa/text.py encode_prompts: tokens stay on the CPU")
+def test_tokens_go_to_the_encoders_device(text):
+    """The encoder may be on a GPU; torch's meta device stands for it here."""
+    tokenizer, _ = text
+
+    class Encoder:
+        device = torch.device("meta")
+        dtype = torch.float32
+
+        def __call__(self, input_ids, attention_mask):
+            assert input_ids.device == attention_mask.device == self.device
+            hidden = torch.zeros(*input_ids.shape, 8, device=self.device)
+            return type("Output", (), {"last_hidden_state": hidden})
+
+    assert encode_prompts(tokenizer, Encoder(), ["red"], 5).device.type == "meta"
