@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from pusa.clip import ClipSize
+from pusa.clip import ClipSize, count_latent_frames
 from pusa.dataset import Clip, read_clip, read_metadata
 from pusa.models import encode_pixels, frames_to_pixels, load_vae
 
@@ -73,9 +73,12 @@ def cache_latents(
         ValueError: if any clip is unusable, unless ``skip_unusable``; or none is left.
     """
     out = Path(out)
+    count_latent_frames(size.frames)
     clips = read_metadata(dataset)
     model_vae = load_vae(model, dtype).to(device)
     out.mkdir(parents=True, exist_ok=True)
+    # Written anew at the end: a run that fails must not leave an older run's index.
+    (out / "index.json").unlink(missing_ok=True)
 
     # What a shard was made from; one that says otherwise is encoded anew.
     source = {"vae": _vae_digest(model), "dtype": str(dtype), **asdict(size)}
@@ -172,10 +175,10 @@ class PromptCache:
         """The embedding of a prompt, ``(text_tokens, dim)``, padded with zeros.
 
         Raises:
-            KeyError: if it was not cached.
+            ValueError: if it was not cached.
         """
         if text_key(prompt) not in self._names:
-            raise KeyError(f"{self.file} holds no embedding of prompt {prompt!r}")
+            raise ValueError(f"{self.file} holds no embedding of prompt {prompt!r}")
         embed = self._embeds.get_tensor(text_key(prompt)).float()
         return torch.nn.functional.pad(embed, (0, 0, 0, self._text_tokens - len(embed)))
 
@@ -188,9 +191,7 @@ def text_key(text: str) -> str:
 def _vae_digest(model: str | Path) -> str:
     digest = sha256()
     for file in sorted((Path(model) / "vae").iterdir()):
-        digest.update(f"{file.name}{file.stat().st_size}".encode())
-        if file.name == "config.json":
-            digest.update(file.read_bytes())
+        digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -1,5 +1,7 @@
 """Checks of the workflow's configuration that end in one clear sentence."""
 
+import copy
+import math
 from pathlib import Path
 
 import jsonschema
@@ -9,15 +11,17 @@ from pusa.clip import count_latent_frames
 
 
 def check_config(config: dict, schema: str | Path) -> None:
-    """Check a configuration against its schema and the rules between keys.
+    """Check a configuration against its schema and the rules between keys; fill in defaults.
 
     Raises:
         ValueError: that names the key's path, what was found and what was expected.
     """
-    validator = jsonschema.Draft202012Validator(yaml.safe_load(Path(schema).read_text()))
+    rules = yaml.safe_load(Path(schema).read_text())
+    validator = jsonschema.Draft202012Validator(rules)
     errors = sorted(validator.iter_errors(config), key=lambda e: list(map(str, e.absolute_path)))
     if errors:
         raise ValueError(_sentence(errors[0]))
+    _fill_defaults(config, rules)
     try:
         count_latent_frames(config["clip"]["frames"])
     except ValueError as error:
@@ -27,13 +31,26 @@ def check_config(config: dict, schema: str | Path) -> None:
         raise ValueError(
             f"config key train.iterations: found {train['iterations']}, expected rising order"
         )
-    if "clips" in config["dataset"] and config["dataset"]["clips"] <= train.get(
-        "validation_clips", 0
-    ):
+    total, processes = train["total_batch"], train["processes"]
+    micro = train.setdefault("micro_batch", max(1, total // processes))
+    if total % (processes * micro):
+        raise ValueError(
+            f"config key train.total_batch: found {total}, expected a multiple of "
+            f"train.processes {processes} x train.micro_batch {micro}"
+        )
+    if config["dataset"].get("clips", math.inf) <= train["validation_clips"]:
         raise ValueError(
             f"config key dataset.clips: found {config['dataset']['clips']}, expected more than "
             f"train.validation_clips, {train['validation_clips']}"
         )
+
+
+def _fill_defaults(config: dict, rules: dict) -> None:
+    for key, rule in rules.get("properties", {}).items():
+        if "default" in rule:
+            config.setdefault(key, copy.deepcopy(rule["default"]))
+        if isinstance(config.get(key), dict):
+            _fill_defaults(config[key], rule)
 
 
 def _sentence(error: jsonschema.ValidationError) -> str:

@@ -32,7 +32,10 @@ def read_metadata(dataset: str | Path) -> list[Clip]:
     path = Path(dataset) / "metadata.csv"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; expected a CSV with file_name,text")
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except ValueError as error:  # empty, not CSV, or not text: pandas does not name the file
+        raise ValueError(f"{path}: cannot be read as CSV ({error})") from None
     for column in ("file_name", "text"):
         if column not in table:
             raise ValueError(

@@ -147,6 +147,8 @@ def _paired(before: list[pd.DataFrame], after: list[pd.DataFrame], measure: str)
     second = [_per_prompt(s, measures) for s in after]
     if any(frame.isna().all().any() for frame in first + second):
         return None
+    if any(not frame.index.equals(first[0].index) for frame in first + second):
+        raise ValueError("settings that are compared must have videos of the same prompts")
     statistic = _total if measure == "total" else _mean
     pooled_first, pooled_second = (sum(frames) / len(frames) for frames in (first, second))
     kinds = before[0].drop_duplicates("index").set_index("index")["kind"].loc[pooled_first.index]
@@ -160,13 +162,8 @@ def _paired(before: list[pd.DataFrame], after: list[pd.DataFrame], measure: str)
         difference(first[i % len(first)].to_numpy(), second[i % len(second)].to_numpy())
         for i in range(seeds)
     ]
-    return (
-        statistic(pooled_first.to_numpy()),
-        statistic(pooled_second.to_numpy()),
-        low,
-        high,
-        per_seed,
-    )
+    means = [statistic(pooled.to_numpy()) for pooled in (pooled_first, pooled_second)]
+    return *means, low, high, per_seed
 
 
 def _per_prompt(scores: pd.DataFrame, measures: tuple[str, ...]) -> pd.DataFrame:

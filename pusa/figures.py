@@ -119,19 +119,19 @@ def plot_figure3(
     if references is not None:
         rows.append(("true continuation", references))
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            len(prompts) * len(rows),
-            STRIP_FRAMES + 1,
-            figsize=(1.3 * (STRIP_FRAMES + 1) * width / height, 1.42 * len(prompts) * len(rows)),
-            squeeze=False,
+        figure = plt.figure(
+            figsize=(1.25 * (STRIP_FRAMES + 1) * width / height, 1.35 * len(prompts) * len(rows)),
+            layout="constrained",
         )
-        for p, prompt in enumerate(prompts):
+        blocks = figure.subfigures(len(prompts), 1, squeeze=False)[:, 0]
+        for block, prompt in zip(blocks, prompts, strict=True):
+            block.suptitle(prompt.prompt, fontsize=9, fontweight="bold")
             image = load_image(prompt.image, height=height, width=width)
-            for r, (name, folder) in enumerate(rows):
-                line = axes[p * len(rows) + r]
-                true = folder == references
+            lines = block.subplots(len(rows), STRIP_FRAMES + 1, squeeze=False)
+            for line, (name, folder) in zip(lines, rows, strict=True):
+                reference = folder == references
                 clip = read_video(
-                    folder / (f"{prompt.index:04d}.mp4" if true else prompt.video_name(0))
+                    folder / (prompt.reference_name if reference else prompt.video_name(0))
                 )
                 chosen = np.linspace(0, len(clip) - 1, STRIP_FRAMES).round().astype(int)
                 for axis, frame in zip(line, [image, *clip[chosen]], strict=True):
@@ -139,15 +139,9 @@ def plot_figure3(
                     axis.set(xticks=[], yticks=[])
                     axis.spines[:].set_visible(False)
                 line[0].set_ylabel(name, fontsize=8)
-                if r == 0:
-                    line[0].set_title("given", fontsize=8)
-                    for axis, n in zip(line[1:], chosen, strict=True):
-                        axis.set_title(f"frame {n + 1}", fontsize=8)
-                    line[1].text(
-                        0, 1.28, prompt.prompt, transform=line[1].transAxes, fontsize=9,
-                        fontweight="bold",
-                    )  # fmt: skip
-        figure.subplots_adjust(wspace=0.03, hspace=0.32)
+            lines[0, 0].set_title("given", fontsize=8)
+            for axis, n in zip(lines[0, 1:], chosen, strict=True):
+                axis.set_title(f"frame {n + 1}", fontsize=8)
         figure.savefig(out)
         plt.close(figure)
 

@@ -91,7 +91,7 @@ def generate_suite(
             write_video(out / prompt.video_name(sample), video, record)
         progress.update(len(batch))
     progress.close()
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["file", "index", "prompt", "sample"])
 
 
 def _sample_batch(batch, settings: SampleSettings, vae, velocity, embeds, device) -> torch.Tensor:

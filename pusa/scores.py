@@ -53,6 +53,8 @@ def score_videos(
     by_index = {p.index: p for p in prompts}
     rows = []
     for row in tqdm(videos.to_dict("records"), desc="Scoring", unit="video", mininterval=2):
+        if row["index"] not in by_index:
+            raise ValueError(f"{row['file']}: the suite has no prompt {row['index']}")
         prompt, file = by_index[row["index"]], Path(folder) / row["file"]
         clip = _read_clip(file, height, width)
         image = load_image(prompt.image, height=height, width=width)
@@ -62,7 +64,7 @@ def score_videos(
             wanted = camera_of_prompt(prompt.prompt)
             values["camera_motion"] = float(classify_camera(features.flow) == wanted)
         if references is not None:
-            truth = read_video(Path(references) / f"{prompt.index:04d}.mp4")[: len(clip)]
+            truth = read_video(Path(references) / prompt.reference_name)[: len(clip)]
             values["reference_psnr"] = peak_signal_noise_ratio(truth[1:], clip[1:])
             values["motion_match"] = motion_match(features.flow, optical_flow(truth))
         rows += [

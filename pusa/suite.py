@@ -31,6 +31,11 @@ class SuitePrompt:
             return "camera"
         return "subject" if "i2v_subject" in self.dimensions else "background"
 
+    @property
+    def reference_name(self) -> str:
+        """File name of the true continuation, in suites that have one."""
+        return f"{self.index:04d}.mp4"
+
     def video_name(self, sample: int) -> str:
         """File name of one sample; free of the prompt, which may hold any character."""
         return f"{self.index:04d}-{sample}.mp4"
@@ -73,16 +78,14 @@ def read_suite(
     if counts is not None:
         prompts = _take(prompts, counts, info_file)
     for image in {p.image for p in prompts}:
-        _check_image(image)
+        _open_image(image)
     return prompts
 
 
 def load_image(path: Path, *, height: int, width: int) -> np.ndarray:
     """An image as ``uint8`` ``(height, width, 3)``: resized to cover, then cropped centrally."""
-    _check_image(path)
-    with Image.open(path) as image:
-        upright = ImageOps.exif_transpose(image).convert("RGB")
-        return np.asarray(ImageOps.fit(upright, (width, height), Image.Resampling.BICUBIC))
+    image = ImageOps.fit(_open_image(path), (width, height), Image.Resampling.BICUBIC)
+    return np.asarray(image)
 
 
 def _nearest_ratio(crops: Path, ratio: float) -> str:
@@ -109,11 +112,12 @@ def _take(prompts: list[SuitePrompt], counts: dict[str, int], file: Path) -> lis
     return taken
 
 
-def _check_image(path: Path) -> None:
+def _open_image(path: Path) -> Image.Image:
+    """Decode an image completely, so that a truncated one is found out."""
     if not path.is_file():
         raise FileNotFoundError(f"image {path} does not exist")
     try:
         with Image.open(path) as image:
-            image.verify()
+            return ImageOps.exif_transpose(image).convert("RGB")
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise ValueError(f"{path} is not a readable image ({error})") from None

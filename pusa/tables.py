@@ -73,7 +73,7 @@ def _table2_row(row: dict, scores: dict[str, pd.DataFrame]) -> dict:
         "group": row["group"],
         "rank": setting.rank,
         "iteration": setting.iteration,
-        "alpha": f"{setting.alpha:.1f}",
+        "alpha": "" if setting.alpha is None else str(setting.alpha),
         "steps": setting.steps,
         "source": "here",
         **setting_scores(scores[setting.name]),

@@ -2,7 +2,6 @@
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
-from snakemake.utils import validate
 
 from pusa import config as pusa_config
 from pusa import experiments as pusa_experiments
@@ -11,7 +10,6 @@ from pusa import model_folder as pusa_model_folder
 SCHEMA = workflow.source_path("../schemas/config.schema.yaml")
 try:
     pusa_config.check_config(config, SCHEMA)
-    validate(config, SCHEMA)  # fills in the defaults
     EXPERIMENTS = pusa_experiments.read_experiments(
         config["experiments"], seed=config["train"]["seed"]
     )
@@ -42,7 +40,6 @@ PROMPTS = {
     "effects": config["effects"].get("prompts"),
 }
 TRAIN = config["train"]
-TRAIN.setdefault("micro_batch", max(1, TRAIN["total_batch"] // TRAIN["processes"]))
 SAMPLE = config["sample"]
 CLIP = config["clip"]
 SHARDS = range(SAMPLE["shards"])
