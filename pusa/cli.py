@@ -5,9 +5,8 @@ a model answer at once.
 """
 
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -31,39 +30,7 @@ Sheet = Annotated[Path, typer.Option(help="The experiments sheet.")]
 Scores = Annotated[Path, typer.Option(help="Folder with a score file per setting.")]
 
 
-class Precision(StrEnum):
-    """Floating-point type of a model's weights."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-
-
-class HubKind(StrEnum):
-    """What a hub repository holds."""
-
-    model = "model"
-    dataset = "dataset"
-
-
-class TaskName(StrEnum):
-    """Image-to-video or text-to-video."""
-
-    i2v = "i2v"
-    t2v = "t2v"
-
-
-class Timesteps(StrEnum):
-    """Distribution of the training timesteps."""
-
-    uniform = "uniform"
-    shifted = "shifted"
-
-
-class Weighting(StrEnum):
-    """Weight of a timestep in the loss."""
-
-    none = "none"
-    gaussian = "gaussian"
+Precision = Literal["float32", "bfloat16"]
 
 
 def main() -> None:
@@ -75,7 +42,7 @@ def main() -> None:
         sys.exit(1)
 
 
-def _torch_dtype(precision: Precision):
+def _torch_dtype(precision: str):
     import torch
 
     return getattr(torch, precision)
@@ -98,13 +65,13 @@ def _counts(subject: int | None, background: int | None, camera: int | None):
 def download(
     repo: str,
     folder: Path,
-    kind: Annotated[HubKind, typer.Option()],
+    kind: Annotated[Literal["model", "dataset"], typer.Option()],
     revision: Annotated[str, typer.Option(help="Branch, tag or commit.")] = "main",
 ) -> None:
     """Download a model or dataset from the hub into FOLDER."""
     from pusa.download import download_repository
 
-    download_repository(repo, folder, kind=kind.value, revision=revision)
+    download_repository(repo, folder, kind=kind, revision=revision)
 
 
 @app.command()
@@ -174,12 +141,12 @@ def train_lora(
     warmup: Annotated[int, typer.Option(help="Iterations of rising learning rate.")] = 0,
     total_batch: Annotated[int, typer.Option(help="Clips per iteration, all processes.")] = 8,
     micro_batch: Annotated[int, typer.Option(help="Clips per process and forward pass.")] = 1,
-    timesteps: Annotated[Timesteps, typer.Option()] = Timesteps.uniform,
-    weighting: Annotated[Weighting, typer.Option()] = Weighting.none,
+    timesteps: Annotated[Literal["uniform", "shifted"], typer.Option()] = "uniform",
+    weighting: Annotated[Literal["none", "gaussian"], typer.Option()] = "none",
     shift: Annotated[float, typer.Option(help="Of shifted timesteps.")] = 5.0,
     validation_clips: Annotated[int, typer.Option(help="Last clips, held out.")] = 32,
     gradient_checkpointing: Annotated[bool, typer.Option()] = False,
-    dtype: Annotated[Precision, typer.Option(help="Of the frozen base.")] = Precision.float32,
+    dtype: Annotated[Precision, typer.Option(help="Of the frozen base.")] = "float32",
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Train a LoRA on a latent CACHE; start with torchrun, one process per device."""
@@ -193,8 +160,8 @@ def train_lora(
         warmup=warmup,
         total_batch=total_batch,
         micro_batch=micro_batch,
-        timesteps=timesteps.value,
-        weighting=weighting.value,
+        timesteps=timesteps,
+        weighting=weighting,
         shift=shift,
         validation_clips=validation_clips,
         gradient_checkpointing=gradient_checkpointing,
@@ -227,13 +194,13 @@ def sample_suite(
     frames: Frames,
     height: Height,
     width: Width,
-    task: Annotated[TaskName, typer.Option()] = TaskName.i2v,
+    task: Annotated[Literal["i2v", "t2v"], typer.Option()] = "i2v",
     samples: Annotated[int, typer.Option(help="Videos per prompt.")] = 1,
     batch_size: Annotated[int, typer.Option(min=1)] = 1,
     guidance_scale: Annotated[float, typer.Option()] = 3.0,
     shift: Annotated[float, typer.Option(help="Of the sigma grid.")] = 5.0,
     seed: Annotated[int, typer.Option()] = 0,
-    dtype: Annotated[Precision, typer.Option()] = Precision.float32,
+    dtype: Annotated[Precision, typer.Option()] = "float32",
     shard: Annotated[int, typer.Option(help="Which share of the prompts, from 0.")] = 0,
     shards: Annotated[int, typer.Option(help="Number of shares.")] = 1,
     subject: Subject = None,
@@ -257,7 +224,7 @@ def sample_suite(
             shift=shift,
             guidance_scale=guidance_scale,
             seed=seed,
-            task=task.value,
+            task=task,
         ),
         model=model,
         transformer=transformer,
