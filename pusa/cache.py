@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from pusa.clip import ClipSize, count_latent_frames
 from pusa.dataset import Clip, read_clip, read_metadata
+from pusa.model_folder import digest_files
 from pusa.models import encode_pixels, frames_to_pixels, load_vae
 
 SHARD_CLIPS = 256
@@ -81,7 +82,7 @@ def cache_latents(
     (out / "index.json").unlink(missing_ok=True)
 
     # What a shard was made from; one that says otherwise is encoded anew.
-    source = {"vae": _vae_digest(model), "dtype": str(dtype), **asdict(size)}
+    source = {"vae": digest_files(Path(model) / "vae"), "dtype": str(dtype), **asdict(size)}
     index, unusable = [], []
     progress = tqdm(total=len(clips), desc="Encoding clips", unit="clip", mininterval=2)
     for start in range(0, len(clips), SHARD_CLIPS):
@@ -186,13 +187,6 @@ class PromptCache:
 def text_key(text: str) -> str:
     """A prompt as a tensor name: any character is allowed in the one, not in the other."""
     return sha256(text.encode()).hexdigest()[:24]
-
-
-def _vae_digest(model: str | Path) -> str:
-    digest = sha256()
-    for file in sorted((Path(model) / "vae").iterdir()):
-        digest.update(file.name.encode() + file.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def _file_states(clips: list[Clip]) -> str:

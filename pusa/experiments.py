@@ -68,7 +68,7 @@ def read_experiments(sheet: str | Path, *, seed: int) -> pd.DataFrame:
     sheet = Path(sheet)
     if not sheet.is_file():
         raise FileNotFoundError(f"experiments sheet {sheet} does not exist")
-    table = pd.read_csv(sheet, sep="\t", dtype=str, keep_default_na=False, comment="#")
+    table = pd.read_csv(sheet, sep="\t", dtype=str, keep_default_na=False)
     if tuple(table.columns) != COLUMNS:
         raise ValueError(
             f"{sheet}: columns are {', '.join(table.columns)}; expected {', '.join(COLUMNS)}"

@@ -1,6 +1,7 @@
 """Batch generation: the videos of a prompt suite under one setting, resumable."""
 
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,7 @@ from pusa.cache import PromptCache
 from pusa.clip import ClipSize, count_latent_frames
 from pusa.flow import sigma_grid
 from pusa.lora import fingerprint, read_merged
+from pusa.model_folder import digest_files
 from pusa.models import (
     decode_latents,
     encode_pixels,
@@ -65,32 +67,40 @@ def generate_suite(
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    origin = {"transformer": fingerprint(transformer), "lora": read_merged(transformer)}
     embeds = PromptCache(prompt_cache)
-    origin |= {"negative_prompt": embeds.negative_prompt, **asdict(settings)}
+    origin = {
+        "transformer": fingerprint(transformer),
+        "lora": read_merged(transformer),
+        "vae": digest_files(Path(model) / "vae"),
+        "dtype": str(dtype),
+        "negative_prompt": embeds.negative_prompt,
+        **asdict(settings),
+    }
     rows, todo = [], []
     for prompt in prompts:
+        image = sha256(prompt.image.read_bytes()).hexdigest()[:16]
         for sample in range(samples):
             name = prompt.video_name(sample)
             rows.append(
                 {"file": name, "index": prompt.index, "prompt": prompt.prompt, "sample": sample}
             )
-            record = {"prompt": prompt.prompt, "sample": sample, **origin}
+            record = {"prompt": prompt.prompt, "image": image, "sample": sample, **origin}
             if read_settings(out / name) != record:
                 todo.append((prompt, sample, record))
 
     if todo:
         vae = load_vae(model, dtype).to(device)
         velocity = model_velocity(load_transformer(transformer, dtype).to(device))
-    progress = tqdm(total=len(rows), initial=len(rows) - len(todo), unit="video", mininterval=2)
-    for start in range(0, len(todo), batch_size):
-        batch = todo[start : start + batch_size]
-        latents = _sample_batch(batch, settings, vae, velocity, embeds, device)
-        frames = pixels_to_frames(decode_latents(vae, latents))
-        for (prompt, sample, record), video in zip(batch, frames, strict=True):
-            write_video(out / prompt.video_name(sample), video, record)
-        progress.update(len(batch))
-    progress.close()
+    with tqdm(
+        total=len(rows), initial=len(rows) - len(todo), unit="video", mininterval=2
+    ) as progress:
+        for start in range(0, len(todo), batch_size):
+            batch = todo[start : start + batch_size]
+            latents = _sample_batch(batch, settings, vae, velocity, embeds, device)
+            frames = pixels_to_frames(decode_latents(vae, latents))
+            for (prompt, sample, record), video in zip(batch, frames, strict=True):
+                write_video(out / prompt.video_name(sample), video, record)
+            progress.update(len(batch))
     return pd.DataFrame(rows, columns=["file", "index", "prompt", "sample"])
 
 

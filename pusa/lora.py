@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from dataclasses import asdict, dataclass
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -103,9 +103,14 @@ def merge_lora(base: str | Path, lora: str | Path, out: str | Path, *, lora_scal
         raise ValueError(f"{base} already holds a merged LoRA ({merged}); merge into the original")
 
     unused = {name.rsplit(".lora_", 1)[0] for name in tensors}
+    unknown = {f"{module}.weight" for module in unused} - tensor_names(base)
+    if unknown:
+        raise ValueError(
+            f"{lora}: {len(unknown)} of {len(unused)} modules are not in {base}, such as "
+            f"{min(unknown)}"
+        )
     scale = lora_scale * info.lora_alpha / info.rank
-    with open(lora, "rb") as stream:
-        record = {"sha256": file_digest(stream, "sha256").hexdigest(), "lora_scale": lora_scale}
+    record = {"sha256": _digest_tensors(tensors), "lora_scale": lora_scale}
     metadata = {"format": "pt", MERGED_KEY: json.dumps(record)}
     out.mkdir(parents=True, exist_ok=True)
     for file in weight_files(base):
@@ -119,8 +124,6 @@ def merge_lora(base: str | Path, lora: str | Path, out: str | Path, *, lora_scal
                 shard[name] = (weight.float() + scale * (up @ down)).to(weight.dtype)
                 unused.remove(module)
         save_file(shard, out / file.name, metadata)
-    if unused:
-        raise ValueError(f"{lora}: {len(unused)} modules are not in {base}: {sorted(unused)[:3]}")
     for extra in base.glob("*.json"):
         shutil.copyfile(extra, out / extra.name)
 
@@ -134,8 +137,8 @@ def read_merged(transformer: str | Path) -> dict:
 def fingerprint(transformer: str | Path) -> str:
     """Identify a transformer by its weights, without loading them.
 
-    Hashes every tensor's name and shape and the values of the two output-head tensors (in
-    bfloat16, so that a float16, bfloat16 or float32 copy of one model has one fingerprint).
+    Hashes every tensor's name and shape and the signs of the two output-head tensors: signs
+    are as peculiar to a training as values, but a copy in another float type keeps them.
     """
     digest = sha256()
     shapes, head = {}, {}
@@ -144,9 +147,28 @@ def fingerprint(transformer: str | Path) -> str:
             for name in weights.keys():  # noqa: SIM118 (a handle, not a dict)
                 shapes[name] = weights.get_slice(name).get_shape()
                 if name in ("scale_shift_table", "proj_out.bias"):
-                    head[name] = weights.get_tensor(name).to(torch.bfloat16)
+                    head[name] = torch.signbit(weights.get_tensor(name))
     for name in sorted(shapes):
         digest.update(f"{name}{shapes[name]}".encode())
     for name in sorted(head):
-        digest.update(head[name].view(torch.int16).numpy().tobytes())
+        digest.update(head[name].numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def tensor_names(transformer: str | Path) -> set[str]:
+    """Names of all tensors of a transformer folder."""
+    names = set()
+    for file in weight_files(transformer):
+        with safe_open(file, framework="pt") as weights:
+            names.update(weights.keys())
+    return names
+
+
+def _digest_tensors(tensors: dict[str, torch.Tensor]) -> str:
+    """Of names and values; a file's own bytes vary, as safetensors shuffles its metadata."""
+    digest = sha256()
+    for name in sorted(tensors):
+        digest.update(
+            name.encode() + tensors[name].contiguous().view(torch.uint8).numpy().tobytes()
+        )
+    return digest.hexdigest()

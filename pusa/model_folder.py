@@ -1,6 +1,7 @@
 """The files of a model folder in diffusers' format: what must be there, and where weights are."""
 
 import json
+from hashlib import sha256
 from pathlib import Path
 
 WEIGHTS = "diffusion_pytorch_model"
@@ -21,6 +22,17 @@ def check_model_folder(model: str | Path) -> None:
     """
     require_files(model, list(PARTS))
     weight_files(Path(model) / "transformer")
+    for part in ("vae", "text_encoder"):
+        if not any((Path(model) / part).glob("*.safetensors")):
+            raise FileNotFoundError(f"model folder {model} has no safetensors weights in {part}")
+
+
+def digest_files(folder: str | Path) -> str:
+    """A short SHA-256 of the names and contents of a folder's files."""
+    digest = sha256()
+    for file in sorted(Path(folder).iterdir()):
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def require_files(folder: str | Path, names: list[str]) -> None:

@@ -279,7 +279,7 @@ def motion_match(flow: np.ndarray, truth: np.ndarray) -> float:
     speed, wanted_speed = np.linalg.norm(made), np.linalg.norm(wanted)
     threshold = STILL * min(flow.shape[1:3])
     if wanted_speed < threshold:
-        return float(speed < 2 * threshold)
+        return float(speed < threshold)
     cosine = made @ wanted / (speed * wanted_speed + 1e-9)
     return float(cosine > 0.8 and 1 / 2.5 < speed / wanted_speed < 2.5)
 

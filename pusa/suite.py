@@ -5,6 +5,7 @@ in ``crop/<ratio>/`` for the aspect ratios 1-1, 8-5, 7-4 and 16-9.
 """
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,7 +90,7 @@ def load_image(path: Path, *, height: int, width: int) -> np.ndarray:
 
 
 def _nearest_ratio(crops: Path, ratio: float) -> str:
-    found = sorted(p.name for p in crops.iterdir() if p.is_dir()) if crops.is_dir() else []
+    found = sorted(p.name for p in crops.glob("*-*") if re.fullmatch(r"\d+-\d+", p.name))
     if not found:
         raise FileNotFoundError(f"{crops} has no image folder such as 16-9 or 1-1")
 

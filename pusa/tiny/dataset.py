@@ -21,6 +21,8 @@ from pusa.video import write_video
 #: First entry of the random seed, one for each use of the world.
 STREAMS = {"base": 0, "lora": 1, "suite": 2}
 
+#: Distinct captions of a texture without a shape under a moving camera.
+BACKGROUNDS = len(world.TEXTURES) * (len(world.CAMERAS) - 1)
 SUBJECT_DIMENSIONS = (
     "i2v_subject",
     "subject_consistency",
@@ -74,6 +76,11 @@ def write_suite(out: str | Path, *, subject: int, background: int, camera: int) 
     ``reference/<index>.mp4`` is the clip that an image was taken from: what a perfect model
     would make of image and prompt. VBench-I2V has no such thing.
     """
+    if background > BACKGROUNDS:
+        raise ValueError(
+            f"the tiny world has {BACKGROUNDS} distinct background prompts, {background} were "
+            "asked for"
+        )
     out = Path(out)
     images, references = out / "crop" / "1-1", out / "reference"
     images.mkdir(parents=True, exist_ok=True)

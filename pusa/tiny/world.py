@@ -123,7 +123,7 @@ def sample_scene(
 def sample_still_scene(rng: np.random.Generator) -> Scene:
     """A resting shape in the middle, which stays in view under each of the seven cameras."""
     scene = sample_scene(rng, camera="camera static", with_shape=True)
-    return replace(scene, motion=None, start=tuple(rng.uniform(-4, 4, 2)), radius=10.0)
+    return replace(scene, motion=None, start=(0.0, 0.0), radius=9.0)
 
 
 def render(scene: Scene, frames: int = FRAMES, size: int = SIZE) -> np.ndarray:
