@@ -3,21 +3,24 @@
 PYTHON ?= python3.11
 CORES ?= 2
 VENV := .venv
-RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"; export PATH;
 DEMO := --configfile config/demo.yaml
+FLAGS := --cores $(CORES) --rerun-incomplete --show-failed-logs
 OUT := results/demo
 
-.PHONY: demo test effects check clean
+.PHONY: demo test effects check
 
+# A killed run leaves Snakemake's lock behind, so it is taken away, unless another make demo is
+# at work. The report is made again when anything in it is newer.
 demo: $(VENV)/installed
-	@if [ -f .demo.pid ] && kill -0 "$$(cat .demo.pid)" 2>/dev/null; then \
-	  echo "make demo is running already (process $$(cat .demo.pid))"; exit 1; fi
-	@echo $$$$ > .demo.pid; trap 'rm -f .demo.pid' EXIT; $(RUN); export PATH; \
-	 snakemake $(DEMO) --unlock --quiet all 2>/dev/null; \
-	 snakemake --cores $(CORES) $(DEMO) --rerun-incomplete && \
-	 if [ -n "$$(find $(OUT) -newer $(OUT)/report.html -path '*/figures/*' 2>/dev/null)" ] || \
-	    [ ! -f $(OUT)/report.html ]; then \
-	   snakemake --cores 1 $(DEMO) --report $(OUT)/report.html; fi && \
+	@if ps -p "$$(cat .demo.pid 2>/dev/null || echo 0)" -o args= 2>/dev/null | grep -q demo.pid; \
+	 then echo "make demo is running already, as process $$(cat .demo.pid)"; exit 1; fi
+	@echo $$$$ > .demo.pid; trap 'rm -f .demo.pid' EXIT; $(RUN) \
+	 snakemake $(DEMO) --unlock >/dev/null 2>&1; \
+	 snakemake $(FLAGS) $(DEMO) && \
+	 if [ ! -f $(OUT)/report.html ] || [ -n "$$(find $(OUT)/tables $(OUT)/figures $(OUT)/effects \
+	   -newer $(OUT)/report.html)" ]; \
+	 then snakemake --cores 1 $(DEMO) --report $(OUT)/report.html; fi && \
 	 printf '\n%s\n' "Report:        $(OUT)/report.html" \
 	   "Tables:        $(OUT)/tables/table1.md and table2.md" \
 	   "Effects:       $(OUT)/effects/tables.md" \
@@ -27,13 +30,14 @@ test: $(VENV)/installed
 	$(RUN) python -m pytest
 
 effects: $(VENV)/installed
-	$(RUN) snakemake --cores $(CORES) $(DEMO) --rerun-incomplete effects
+	$(RUN) snakemake $(FLAGS) effects $(DEMO)
 
 check: $(VENV)/installed
-	$(RUN); export PATH; ruff check . && ruff format --check . && snakefmt --check Snakefile workflow && \
+	$(RUN) ruff check . && ruff format --check . && snakefmt --check Snakefile workflow && \
 	  snakemake --lint $(DEMO) && snakemake --cores 1 --dry-run --quiet
 
-$(VENV)/installed: envs/requirements.txt
+$(VENV)/installed: envs/requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r envs/requirements.txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@

@@ -36,7 +36,7 @@ rule all:
     default_target: True
     input:
         rules.make_tables.output,
-        rules.measure_effects.output.csv.format(study="tables"),
+        expand(rules.measure_effects.output, study="tables"),
         rules.plot_losses.output,
         rules.plot_scores.output,
         rules.plot_figure3.output,
@@ -60,4 +60,4 @@ rule score:
 
 rule effects:
     input:
-        rules.measure_effects.output.csv.format(study="effects"),
+        expand(rules.measure_effects.output, study="effects"),

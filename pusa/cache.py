@@ -22,6 +22,7 @@ from pusa.clip import ClipSize, count_latent_frames
 from pusa.dataset import Clip, read_clip, read_metadata
 from pusa.model_folder import digest_files
 from pusa.models import encode_pixels, frames_to_pixels, load_vae
+from pusa.video import check_video
 
 SHARD_CLIPS = 256
 TEXT_BATCH = 64
@@ -76,11 +77,15 @@ def cache_latents(
     out = Path(out)
     count_latent_frames(size.frames)
     clips = read_metadata(dataset)
-    model_vae = load_vae(model, dtype).to(device)
     out.mkdir(parents=True, exist_ok=True)
     # Written anew at the end: a run that fails must not leave an older run's index.
     (out / "index.json").unlink(missing_ok=True)
 
+    # Headers first, which takes seconds: hours of encoding must not end in a bad last clip.
+    if not skip_unusable:
+        _refuse([u for clip in clips if (u := _unusable(clip, size))], len(clips), out)
+
+    model_vae = load_vae(model, dtype).to(device)
     # What a shard was made from; one that says otherwise is encoded anew.
     source = {"vae": digest_files(Path(model) / "vae"), "dtype": str(dtype), **asdict(size)}
     index, unusable = [], []
@@ -111,13 +116,10 @@ def cache_latents(
                 index.append({"shard": name, "name": str(i), "caption": clip.caption})
     progress.close()
 
-    pd.DataFrame(unusable, columns=["file", "reason"]).to_csv(out / "unusable.csv", index=False)
-    if unusable and not skip_unusable:
-        raise ValueError(
-            f"{len(unusable)} of {len(clips)} clips cannot be used, listed in "
-            f"{out / 'unusable.csv'}; the first: {unusable[0]['reason']}. Mend them, or set "
-            "cache.skip_unusable to go on without them"
-        )
+    if skip_unusable:
+        _write_unusable(unusable, out)
+    else:
+        _refuse(unusable, len(clips), out)
     if not index:
         raise ValueError(f"{dataset}: no clip can be used, see {out / 'unusable.csv'}")
     captions = {clip["caption"] for clip in index}
@@ -158,6 +160,29 @@ def cache_prompts(
             embeds[text_key(prompt)] = embed[:used].cpu().clone()
     metadata = {"negative_prompt": negative_prompt, "text_tokens": str(text_tokens)}
     _save(embeds, Path(out), metadata)
+
+
+def _unusable(clip: Clip, size: ClipSize) -> dict[str, str] | None:
+    """Why a clip's headers rule it out, if they do."""
+    try:
+        check_video(clip.path, **asdict(size))
+    except ValueError as error:
+        return {"file": str(clip.path), "reason": str(error)}
+    return None
+
+
+def _refuse(unusable: list[dict[str, str]], clips: int, out: Path) -> None:
+    _write_unusable(unusable, out)
+    if unusable:
+        raise ValueError(
+            f"{len(unusable)} of {clips} clips cannot be used, listed in "
+            f"{out / 'unusable.csv'}; the first: {unusable[0]['reason']}. Mend them, or set "
+            "cache.skip_unusable to go on without them"
+        )
+
+
+def _write_unusable(unusable: list[dict[str, str]], out: Path) -> None:
+    pd.DataFrame(unusable, columns=["file", "reason"]).to_csv(out / "unusable.csv", index=False)
 
 
 class PromptCache:

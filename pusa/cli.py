@@ -37,7 +37,7 @@ def main() -> None:
     """Run a command; an error that the user can mend is one line, without a traceback."""
     try:
         app()
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
 
@@ -357,19 +357,22 @@ def plot_figure3(
     seed: Annotated[int, typer.Option(help="Training seed.")],
     height: Height,
     width: Width,
-    prompts: Annotated[int, typer.Option(help="How many subject prompts to show.")] = 3,
+    subject: Subject = None,
+    background: Background = None,
+    camera: Camera = None,
 ) -> None:
     """Figure 3: the same image and prompt through the base with VTA and the adapted model."""
     from pusa import figures
     from pusa.experiments import base_setting, main_setting, read_experiments
     from pusa.suite import read_suite
 
-    main = main_setting(read_experiments(experiments, seed=seed))
-    taken = [p for p in read_suite(suite, height=height, width=width) if p.kind == "subject"]
+    setting = main_setting(read_experiments(experiments, seed=seed))
+    counts = _counts(subject, background, camera)
+    taken = read_suite(suite, height=height, width=width, counts=counts)
     references = suite / "reference"
     figures.plot_figure3(
-        taken[:prompts],
-        {setting: samples / setting.name for setting in (base_setting(main), main)},
+        [p for p in taken if p.kind == "subject"][:3],
+        {s: samples / s.name for s in (base_setting(setting), setting)},
         out,
         height=height,
         width=width,
@@ -395,10 +398,10 @@ def contact_sheet(
     from pusa.experiments import main_setting, read_experiments
     from pusa.suite import read_suite
 
-    main = main_setting(read_experiments(experiments, seed=seed))
+    setting = main_setting(read_experiments(experiments, seed=seed))
     counts = _counts(subject, background, camera)
     taken = read_suite(suite, height=height, width=width, counts=counts)
-    figures.make_contact_sheet(taken, main, samples / main.name, out)
+    figures.make_contact_sheet(taken, setting, samples / setting.name, out)
 
 
 @tiny.command("dataset")

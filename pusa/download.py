@@ -1,5 +1,6 @@
 """What comes from the network: hub repositories and VBench-I2V's prompt suite."""
 
+import os
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -20,7 +21,11 @@ IMAGES_DRIVE_ID = "1Y_JnYnyJ3a6QhiranoX0MQVZFcTDPekZ"
 
 def download_repository(repo: str, folder: str | Path, *, kind: str, revision: str) -> None:
     """Download a hub repository; an interrupted download resumes. ``kind``: model or dataset."""
-    snapshot_download(repo, repo_type=kind, revision=revision, local_dir=folder)
+    # The dataset's repository also holds pre-encoded clips, which are pickles.
+    ignore = ["*.pth"] if kind == "dataset" else None
+    snapshot_download(
+        repo, repo_type=kind, revision=revision, local_dir=folder, ignore_patterns=ignore
+    )
 
 
 def download_suite(folder: str | Path) -> None:
@@ -29,15 +34,20 @@ def download_suite(folder: str | Path) -> None:
     Images that are there already, as ``crop.zip`` or unpacked in ``crop/``, are used.
 
     Raises:
-        ValueError: if the prompt list has not the published checksum.
+        ValueError: if the images cannot be had, or the prompt list has not the published
+            checksum.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     archive = folder / "crop.zip"
     if not (folder / "crop").is_dir():
-        if not archive.exists():
-            gdown.download(id=IMAGES_DRIVE_ID, output=str(archive))
+        if not archive.exists() and not gdown.download(id=IMAGES_DRIVE_ID, output=str(archive)):
+            raise ValueError(
+                f"VBench-I2V's images (shared drive {IMAGES_DRIVE_ID}) could not be downloaded; "
+                f"put their crop.zip at {archive}"
+            )
         with ZipFile(archive) as images:
-            images.extractall(folder)
+            images.extractall(folder / "crop.partial")
+        os.replace(folder / "crop.partial" / "crop", folder / "crop")
     # Last, as the list is what tells the workflow that the suite is complete.
     pooch.retrieve(SUITE_URL, known_hash=f"sha256:{SUITE_SHA256}", fname=INFO_FILE, path=folder)

@@ -68,7 +68,10 @@ def read_experiments(sheet: str | Path, *, seed: int) -> pd.DataFrame:
     sheet = Path(sheet)
     if not sheet.is_file():
         raise FileNotFoundError(f"experiments sheet {sheet} does not exist")
-    table = pd.read_csv(sheet, sep="\t", dtype=str, keep_default_na=False)
+    try:
+        table = pd.read_csv(sheet, sep="\t", dtype=str, keep_default_na=False).fillna("")
+    except ValueError as error:  # pandas does not name the file
+        raise ValueError(f"{sheet}: cannot be read as tab-separated ({error})") from None
     if tuple(table.columns) != COLUMNS:
         raise ValueError(
             f"{sheet}: columns are {', '.join(table.columns)}; expected {', '.join(COLUMNS)}"
@@ -156,6 +159,36 @@ def check_trained(
                     f"experiments row {line}: {column} {value} is not trained; "
                     f"{key} is {', '.join(map(str, made))}"
                 )
+
+
+def check_published(experiments: pd.DataFrame, table1: str | Path, table2: str | Path) -> None:
+    """Check that the published rows that the sheet names exist.
+
+    Raises:
+        ValueError: that names the row and what it asks for.
+    """
+    one, two = pd.read_csv(table1, dtype=str), pd.read_csv(table2, dtype=str)
+    known = {("1", group, model) for group, model in zip(one["group"], one["model"], strict=True)}
+    keys = published_key(two)
+    known |= {("2", group, key) for group, key in zip(two["group"], keys, strict=True)}
+    groups = {"1": {"baseline", "ours"}, "2": set(two["group"])}
+    for line, row in enumerate(experiments.to_dict("records"), start=2):
+        if row["table"] and row["group"] not in groups[row["table"]]:
+            raise ValueError(
+                f"experiments row {line}: table {row['table']} has no group {row['group']!r}; "
+                f"expected one of {', '.join(sorted(groups[row['table']]))}"
+            )
+        if row["published"] and (row["table"], row["group"], row["published"]) not in known:
+            raise ValueError(
+                f"experiments row {line}: table {row['table']}, group {row['group']!r} has no "
+                f"published row {row['published']!r}; expected a name of Table 1, or "
+                "rank/iteration/alpha/steps as Table 2 prints them"
+            )
+
+
+def published_key(table2: pd.DataFrame) -> pd.Series:
+    """``rank/iteration/alpha/steps`` of each row of the published Table 2, read as text."""
+    return table2[["rank", "iteration", "alpha", "steps"]].astype(str).agg("/".join, axis=1)
 
 
 def unique_settings(experiments: pd.DataFrame) -> dict[str, Setting]:

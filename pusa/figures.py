@@ -9,7 +9,7 @@ import pandas as pd
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from pusa.experiments import Setting
+from pusa.experiments import Setting, published_key
 from pusa.suite import SuitePrompt, load_image
 from pusa.tables import setting_scores
 from pusa.video import read_video, write_video
@@ -28,6 +28,8 @@ STYLE = {
 }
 NOT_VBENCH = "weight-free scores, not VBench"
 STRIP_FRAMES = 6
+SHEET_PROMPTS = 24
+SHEET_PIXELS = 256  # width of a clip in the contact sheet's video
 
 
 def plot_losses(runs: list[Path], out: Path) -> None:
@@ -65,8 +67,7 @@ def plot_scores(
     """Total score against alpha, rank, iterations and steps; the paper's curve beside ours."""
     ours = experiments[experiments["table"] == "2"]
     ours = ours.assign(total=[setting_scores(scores[s.name])["total"] for s in ours["setting"]])
-    keys = published[["rank", "iteration", "alpha", "steps"]].astype(str).agg("/".join, axis=1)
-    paper = published.assign(published=keys)
+    paper = published.assign(published=published_key(published))
     both = ours[["group", "published", "setting", "total"]].merge(
         paper, on=["group", "published"], how="left", suffixes=("", "_paper")
     )
@@ -149,7 +150,12 @@ def plot_figure3(
 def make_contact_sheet(
     prompts: list[SuitePrompt], setting: Setting, samples: Path, out: Path, *, columns: int = 2
 ) -> None:
-    """Every sampled prompt of one setting: ``out`` with ``.png`` (strips) and ``.mp4`` (a grid)."""
+    """Prompts of one setting: ``out`` with ``.png`` (strips) and ``.mp4`` (a grid).
+
+    At most 24, spread evenly over ``prompts``.
+    """
+    chosen = np.linspace(0, len(prompts) - 1, min(SHEET_PROMPTS, len(prompts))).round()
+    prompts = [prompts[int(i)] for i in chosen]
     clips = [read_video(samples / p.video_name(0)) for p in prompts]
     lines = -(-len(prompts) // columns)
     with plt.rc_context(STYLE):
@@ -169,13 +175,12 @@ def make_contact_sheet(
     write_video(out.with_suffix(".mp4"), _grid(clips))
 
 
-def _grid(clips: list[np.ndarray], scale: int = 3, columns: int = 6) -> np.ndarray:
-    """Clips side by side, each enlarged, on a white ground: ``(frames, height, width, 3)``."""
-    scale = scale if clips[0].shape[1] < 200 else 1
-    large = [np.pad(c.repeat(scale, 1).repeat(scale, 2), ((0, 0), (2, 2), (2, 2), (0, 0)),
-                    constant_values=255) for c in clips]  # fmt: skip
-    columns = min(columns, len(large))
-    blank = np.full_like(large[0], 255)
-    large += [blank] * (-len(large) % columns)
-    rows = [np.concatenate(large[i : i + columns], 2) for i in range(0, len(large), columns)]
+def _grid(clips: list[np.ndarray], columns: int = 6) -> np.ndarray:
+    """Clips side by side at about 256 pixels each: ``(frames, height, width, 3)``."""
+    width = clips[0].shape[2]
+    repeat, stride = max(1, SHEET_PIXELS // width), max(1, width // SHEET_PIXELS)
+    cells = [c[:, ::stride, ::stride].repeat(repeat, 1).repeat(repeat, 2) for c in clips]
+    columns = min(columns, len(cells))
+    cells += [np.full_like(cells[0], 255)] * (-len(cells) % columns)
+    rows = [np.concatenate(cells[i : i + columns], 2) for i in range(0, len(cells), columns)]
     return np.concatenate(rows, 1)

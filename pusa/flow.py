@@ -155,10 +155,10 @@ def fafm_loss(
     """Frame-aware flow matching: mean of ``|v(X_tau, tau) - (X1 - X0)|^2`` (eq. 11).
 
     The norm of eq. 11 is divided by the number of elements, so that a loss does not depend
-    on a clip's size. ``weight``, ``(batch, frames)``, scales each frame's share; the authors
-    reduce to a scalar first, which for weights of mean 1 has the same expectation.
+    on a clip's size. ``weight``, ``(batch, frames)``, is averaged over a clip's frames and
+    scales that clip's error, as in the authors' code: frames are not weighted one by one.
     """
-    error = (prediction.float() - velocity_target(x0, x1)).square()
+    error = (prediction.float() - velocity_target(x0, x1)).square().mean((1, 2, 3, 4))
     if weight is not None:
-        error = error * per_frame(weight, error)
+        error = error * weight.mean(1)
     return error.mean()

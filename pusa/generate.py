@@ -89,7 +89,7 @@ def generate_suite(
                 todo.append((prompt, sample, record))
 
     if todo:
-        vae = load_vae(model, dtype).to(device)
+        vae = load_vae(model).to(device)  # float32, as the training latents were encoded
         velocity = model_velocity(load_transformer(transformer, dtype).to(device))
     with tqdm(
         total=len(rows), initial=len(rows) - len(todo), unit="video", mininterval=2

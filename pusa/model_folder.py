@@ -10,7 +10,7 @@ PARTS = (
     "transformer/config.json",
     "vae/config.json",
     "text_encoder/config.json",
-    "tokenizer",
+    "tokenizer/tokenizer_config.json",
 )
 
 

@@ -9,6 +9,7 @@ continuation of an image: ``reference_psnr`` (dB) and ``motion_match`` (0 or 1).
 """
 
 from collections.abc import Callable
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
@@ -101,7 +102,11 @@ class ClipFeatures:
         self.clip = clip  # uint8 (frames, height, width, 3)
         self.image = image  # uint8 (height, width, 3)
         self.flow = optical_flow(clip)
-        self.looks = [appearance(frame) for frame in clip]
+
+    @cached_property
+    def looks(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The appearance of every frame."""
+        return [appearance(frame) for frame in self.clip]
 
 
 def optical_flow(clip: np.ndarray) -> np.ndarray:

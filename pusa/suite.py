@@ -4,6 +4,7 @@
 in ``crop/<ratio>/`` for the aspect ratios 1-1, 8-5, 7-4 and 16-9.
 """
 
+import csv
 import json
 import re
 from dataclasses import dataclass
@@ -122,3 +123,9 @@ def _open_image(path: Path) -> Image.Image:
             return ImageOps.exif_transpose(image).convert("RGB")
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise ValueError(f"{path} is not a readable image ({error})") from None
+
+
+def is_complete(manifest: Path) -> bool:
+    """Whether every video that a manifest of `pusa.generate` lists is there."""
+    with manifest.open(newline="") as lines:
+        return all((manifest.parent / row["file"]).exists() for row in csv.DictReader(lines))

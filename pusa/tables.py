@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from pusa.aggregate import NAMES, SHORT, dimension_scores, total_scores
+from pusa.experiments import published_key
 from pusa.page import write_page
 
 NOTICE = (
@@ -47,23 +48,14 @@ def make_table2(
 ) -> pd.DataFrame:
     """Table 2: each published setting, and under it ours that stands beside it."""
     ours = experiments[experiments["table"] == "2"]
-    known = set()
     rows = []
-    for row in published.to_dict("records"):
-        key = f"{row['rank']}/{row['iteration']}/{row['alpha']}/{row['steps']}"
-        known.add((row["group"], key))
+    for row, key in zip(published.to_dict("records"), published_key(published), strict=True):
         place = {c: row[c] for c in ("group", "rank", "iteration", "alpha", "steps")}
         rows.append({**place, "source": "published", **_metrics(row)})
         beside = ours[(ours["group"] == row["group"]) & (ours["published"] == key)]
         rows += [_table2_row(r, scores) for r in beside.to_dict("records")]
-    for row in ours.to_dict("records"):
-        if not row["published"]:
-            rows.append(_table2_row(row, scores))
-        elif (row["group"], row["published"]) not in known:
-            raise ValueError(
-                f"experiments sheet: published row {row['published']!r} of table 2, group "
-                f"{row['group']!r} does not exist; expected rank/iteration/alpha/steps as printed"
-            )
+    alone = ours[ours["published"] == ""]
+    rows += [_table2_row(r, scores) for r in alone.to_dict("records")]
     return pd.DataFrame(rows)
 
 

@@ -217,8 +217,10 @@ def _validate(engine, data: LatentCache, clips: int, settings: TrainSettings) ->
     if settings.validation_clips == 0:
         return {}
     engine.eval()
-    errors: dict[str, list[torch.Tensor]] = {}
-    for n, i in enumerate(range(clips, len(data))):
+    names = ("asynchronous", "image_to_video", "synchronous")
+    errors = {name: torch.zeros((), device=engine.device) for name in names}
+    for n in range(dist.get_rank(), settings.validation_clips, dist.get_world_size()):
+        i = clips + n
         generator = _generator(12345, 2, n)  # the same for every run, so that runs compare
         x0 = data.latents(i)[None]
         x1 = torch.randn(x0.shape, generator=generator)
@@ -226,22 +228,19 @@ def _validate(engine, data: LatentCache, clips: int, settings: TrainSettings) ->
         equal = torch.full((1, x0.shape[2]), level)
         first_clean = equal.clone()
         first_clean[:, 0] = 0
-        modes = {
-            "asynchronous": torch.rand(1, x0.shape[2], generator=generator),
-            "image_to_video": first_clean,
-            "synchronous": equal,
-        }
+        random = torch.rand(1, x0.shape[2], generator=generator)
         x0, x1 = x0.to(engine.device), x1.to(engine.device)
         prompt = data.prompt_embeds(i)[None].to(engine.device)
-        for name, sigma in modes.items():
+        for name, sigma in zip(names, (random, first_clean, equal), strict=True):
             sigma = sigma.to(engine.device)
             prediction = _predict(engine, interpolate(x0, x1, sigma), sigma, prompt)
             counted = slice(1, None) if name == "image_to_video" else slice(None)
-            errors.setdefault(name, []).append(
-                fafm_loss(prediction[:, :, counted], x0[:, :, counted], x1[:, :, counted])
-            )
+            error = fafm_loss(prediction[:, :, counted], x0[:, :, counted], x1[:, :, counted])
+            errors[name] = errors[name] + error
     engine.train()
-    return {name: torch.stack(values).mean().item() for name, values in errors.items()}
+    for error in errors.values():
+        dist.all_reduce(error, dist.ReduceOp.SUM)
+    return {name: error.item() / settings.validation_clips for name, error in errors.items()}
 
 
 def _generator(*key: int) -> torch.Generator:

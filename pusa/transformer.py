@@ -79,6 +79,7 @@ class VTAWanTransformer3DModel(WanTransformer3DModel):
 
     _no_split_modules: ClassVar = ["VTAWanTransformerBlock"]
     _repeated_blocks: ClassVar = ["VTAWanTransformerBlock"]
+    _cp_plan: ClassVar = None  # the base's plan splits a timestep per token, which this is not
 
     @register_to_config
     def __init__(

@@ -33,6 +33,26 @@ def read_video(path: str | Path) -> np.ndarray:
     return np.stack(frames)
 
 
+def check_video(path: str | Path, *, frames: int, height: int, width: int) -> None:
+    """Check a file's headers without decoding it, so that thousands take seconds.
+
+    Raises:
+        ValueError: if it has no video stream, fewer frames, or another size.
+    """
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise ValueError(f"{path}: no video stream")
+            stream = container.streams.video[0]
+            found, size = stream.frames, (stream.width, stream.height)
+    except (av.FFmpegError, OSError) as error:
+        raise ValueError(f"{path}: cannot be read as a video ({error.strerror})") from error
+    if 0 < found < frames:  # 0: the container does not say
+        raise ValueError(f"{path}: {found} frames, expected at least {frames}")
+    if size != (width, height):
+        raise ValueError(f"{path}: {size[0]}x{size[1]} pixels, expected {width}x{height}")
+
+
 def read_settings(path: str | Path) -> dict:
     """The settings that `write_video` stored in a file; empty if there are none."""
     try:

@@ -132,9 +132,7 @@ def test_a_mistake_of_ours_keeps_its_traceback(run, monkeypatch):
         run("merge-lora", "a", "b", "c", "--scale", 1)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=KeyError, reason="BUG pusa/cli.py main: KeyError is not caught"
-)
+@pytest.mark.xfail(strict=True, reason="BUG pusa/generate.py: the error joins an open bar's line")
 def test_uncached_prompts_are_a_user_error(run, tmp_path, suite, model):
     from pusa.cache import cache_prompts
 
@@ -145,7 +143,9 @@ def test_uncached_prompts_are_a_user_error(run, tmp_path, suite, model):
         "--steps", 1, *CLIP,
     )  # fmt: skip
     assert code == 1
-    assert err.strip().splitlines()[-1].startswith("error: ")
+    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert "holds no embedding of prompt" in line
+    assert "Traceback" not in err
 
 
 # Commands end to end
@@ -178,7 +178,6 @@ def test_sample_and_score(run, sample, tmp_path, suite):
     assert table["value"].notna().all()
 
 
-@pytest.mark.xfail(strict=True, reason="BUG pusa/generate.py: no columns in an empty manifest")
 def test_more_shards_than_prompts(run, sample, tmp_path, suite):
     shards = [tmp_path / f"shard{i}.csv" for i in range(4)]
     for i, shard in enumerate(shards):

@@ -77,16 +77,12 @@ def test_error_names_key_value_and_expectation(demo, path, value, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="BUG pusa/config.py check_config: schema default is 32, not 0"
-)
 def test_default_number_of_validation_clips_counts(demo):
     config = spoil(spoil(demo, "train.validation_clips", None), "dataset.clips", 20)
     with pytest.raises(ValueError, match=r"config key dataset.clips: found 20, expected more than"):
         check_config(config, SCHEMA)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG pusa/config.py check_config: fails only in training")
 def test_batch_that_processes_cannot_share(demo):
     config = spoil(spoil(demo, "train.total_batch", 8), "train.processes", 3)
     with pytest.raises(ValueError, match="total_batch"):

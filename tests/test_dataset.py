@@ -66,7 +66,6 @@ def test_no_rows(tmp_path):
         read_metadata(tmp_path)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG pusa/dataset.py read_metadata: file is not named")
 def test_empty_metadata_is_named(tmp_path):
     (tmp_path / "metadata.csv").touch()
     with pytest.raises(ValueError, match=r"metadata\.csv"):

@@ -185,7 +185,6 @@ def test_two_runs_agree():
     pd.testing.assert_frame_equal(measured(frames), measured(frames))
 
 
-@pytest.mark.xfail(strict=True, reason="BUG pusa/effects.py _paired: pairs by row, not by prompt")
 def test_settings_of_different_prompts_are_not_compared():
     before, after = scores(seed=1), scores(0.1, seed=2)
     before = before[before["index"] != 0]

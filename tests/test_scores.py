@@ -283,9 +283,6 @@ def test_video_of_another_size(tmp_path, prompts, videos):
         score(prompts, videos, tmp_path)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=KeyError, reason="BUG pusa/scores.py score_videos: a bare KeyError"
-)
 def test_manifest_of_another_suite(tmp_path, prompts, videos):
     with pytest.raises(ValueError, match="6"):
         score(prompts[:6], videos, tmp_path)

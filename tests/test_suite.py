@@ -127,9 +127,6 @@ def test_not_an_image(build, content):
         read_suite(folder, height=64, width=64)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=OSError, reason="BUG pusa/suite.py load_image: decoding is not guarded"
-)
 def test_truncated_image(build):
     image = build([entry()]) / "crop" / "1-1" / "a.jpg"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 80, 3), np.uint8)).save(image)

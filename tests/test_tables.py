@@ -77,15 +77,11 @@ def test_unknown_published_row_is_named(table2, group, key):
         make_table2(rows, {MAIN.name: scores(0.7)}, table2)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=TypeError, reason="BUG pusa/tables.py _table2_row: base has no alpha"
-)
 def test_table2_takes_the_base(table2):
     table = make_table2(sheet(("2", "steps", "", BASE)), {BASE.name: scores(0.5)}, table2)
     assert len(table) == 33
 
 
-@pytest.mark.xfail(strict=True, reason="BUG pusa/tables.py _table2_row: alpha is rounded")
 def test_table2_keeps_the_digits_of_alpha(table2):
     setting = Setting(**{**vars(MAIN), "alpha": 1.25})
     table = make_table2(sheet(("2", "lora", "", setting)), {setting.name: scores(0.5)}, table2)

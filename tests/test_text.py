@@ -60,7 +60,6 @@ def test_too_long_prompt_is_named(text):
         encode_prompts(*text, ["blue", prompt], 9)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG pusa/text.py encode_prompts: tokens stay on the CPU")
 def test_tokens_go_to_the_encoders_device(text):
     """The encoder may be on a GPU; torch's meta device stands for it here."""
     tokenizer, _ = text

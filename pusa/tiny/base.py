@@ -18,7 +18,7 @@ CAPTION_DROP = 0.1  # share of clips trained on the empty prompt, for guidance
 
 
 def build_transformer() -> WanTransformer3DModel:
-    """A `WanTransformer3DModel` of 3.3 M parameters."""
+    """A `WanTransformer3DModel` of 3.5 M parameters."""
     return WanTransformer3DModel(
         patch_size=(1, 2, 2),
         num_attention_heads=6,

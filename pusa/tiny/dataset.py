@@ -87,11 +87,13 @@ def write_suite(out: str | Path, *, subject: int, background: int, camera: int) 
     references.mkdir(exist_ok=True)
 
     entries = []
+    written: set[str] = set()
 
     def add(scene: world.Scene, dimensions: tuple[str, ...], image_name: str) -> None:
         clip = world.render(scene)
-        if not (images / image_name).exists():
+        if image_name not in written:
             Image.fromarray(clip[0]).save(images / image_name, quality=98, subsampling=0)
+            written.add(image_name)
         write_video(references / f"{len(entries):04d}.mp4", clip)
         entries.append(
             {

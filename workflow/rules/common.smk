@@ -6,7 +6,9 @@ from snakemake.exceptions import WorkflowError
 from pusa import config as pusa_config
 from pusa import experiments as pusa_experiments
 from pusa import model_folder as pusa_model_folder
+from pusa import suite as pusa_suite
 
+PUBLISHED = {n: f"config/published/table{n}.csv" for n in (1, 2)}
 SCHEMA = workflow.source_path("../schemas/config.schema.yaml")
 try:
     pusa_config.check_config(config, SCHEMA)
@@ -30,6 +32,7 @@ try:
     if config["model"]["source"] == "folder":
         pusa_model_folder.check_model_folder(config["model"]["path"])
     pusa_experiments.require_base(EXPERIMENTS)
+    pusa_experiments.check_published(EXPERIMENTS, PUBLISHED[1], PUBLISHED[2])
 except (ValueError, FileNotFoundError) as error:
     raise WorkflowError(str(error))
 
@@ -48,8 +51,6 @@ SHARDS = range(SAMPLE["shards"])
 wildcard_constraints:
     study="tables|effects",
     run=r"[a-z0-9_]+-rank\d+-seed\d+",
-    iteration=r"\d+",
-    alpha=r"[0-9.]+",
     setting=r"[a-z0-9_.-]+",
     shard=r"\d+",
 
@@ -77,9 +78,18 @@ def run_options(wildcards):
     return f"--rank {rank.removeprefix('rank')} --seed {seed.removeprefix('seed')} --p-async {p_async}"
 
 
+def setting_of(wildcards):
+    return SETTINGS[wildcards.study][wildcards.setting]
+
+
 def setting_options(wildcards):
-    setting = SETTINGS[wildcards.study][wildcards.setting]
+    setting = setting_of(wildcards)
     return f"--task {setting.task} --steps {setting.steps}"
+
+
+def lora_of(wildcards):
+    setting = setting_of(wildcards)
+    return RESULTS / "lora" / setting.run / f"iteration_{setting.iteration}.safetensors"
 
 
 def lora_logs(study, name):
@@ -89,16 +99,15 @@ def lora_logs(study, name):
 
 def transformer_of(wildcards):
     """The transformer folder of a setting: the base's own, or a merged one."""
-    setting = SETTINGS[wildcards.study][wildcards.setting]
-    if setting.model == pusa_experiments.BASE:
+    if setting_of(wildcards).model == pusa_experiments.BASE:
         return MODEL / "transformer"
-    return RESULTS / "merged" / setting.weights
+    return RESULTS / "merged" / wildcards.study / wildcards.setting
 
 
 def merged_weights(wildcards):
     """What a setting needs beyond the base model: nothing, or its merged folder."""
-    setting = SETTINGS[wildcards.study][wildcards.setting]
-    return [] if setting.model == pusa_experiments.BASE else transformer_of(wildcards)
+    is_base = setting_of(wildcards).model == pusa_experiments.BASE
+    return [] if is_base else transformer_of(wildcards)
 
 
 def effect_seed_options(study):
@@ -133,3 +142,11 @@ def scale_sentence(study):
         f"This run: {MODEL.name}, {CLIP['frames']} frames of {CLIP['width']}x{CLIP['height']},"
         f" {prompts} with {SAMPLE['samples']} sample(s) each."
     )
+
+
+# Videos are not outputs, so that an interrupted job keeps those it finished; but when one is
+# deleted later, its manifest goes too, so that the job runs again and makes just that one.
+if workflow.is_main_process and not workflow.dryrun:
+    for _manifest in RESULTS.glob("samples/*/*/shard*.csv"):
+        if not pusa_suite.is_complete(_manifest):
+            _manifest.unlink()

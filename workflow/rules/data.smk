@@ -109,6 +109,7 @@ rule cache_latents:
         model=MODEL / "model_index.json",
     output:
         RESULTS / "cache/index.json",
+        RESULTS / "cache/captions.safetensors",
     log:
         RESULTS / "logs/cache_latents.log",
     benchmark:
@@ -124,7 +125,7 @@ rule cache_latents:
         skip="--skip-unusable" if config["cache"]["skip_unusable"] else "",
     shell:
         "python -m pusa cache-latents {params.dataset:q} {params.model:q} {params.folder:q}"
-        " {params.size} --text-tokens {params.text_tokens} {params.skip} &> {log:q}"
+        " {params.size} --text-tokens {params.text_tokens} {params.skip} 2>&1 | tee {log:q}"
 
 
 rule cache_prompts:
@@ -138,6 +139,7 @@ rule cache_prompts:
         RESULTS / "logs/cache_prompts.log",
     benchmark:
         RESULTS / "benchmarks/cache_prompts.tsv"
+    priority: 10  # before anything long, as it opens every image of the suite
     conda:
         "../../envs/pusa.yaml"
     params:

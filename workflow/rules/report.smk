@@ -1,5 +1,4 @@
 # Tables, figures and effects; each is part of the HTML report (`snakemake --report`).
-PUBLISHED = {n: f"config/published/table{n}.csv" for n in (1, 2)}
 
 
 rule make_tables:
@@ -133,10 +132,11 @@ rule plot_figure3:
         samples=RESULTS / "samples/tables",
         seed=TRAIN["seed"],
         size=size_options(),
+        counts=prompt_options("tables"),
     shell:
         "python -m pusa plot-figure3 {output:q} {params.suite:q}"
         " --experiments {input.experiments:q} --samples {params.samples:q}"
-        " --seed {params.seed} {params.size} &> {log:q}"
+        " --seed {params.seed} {params.size} {params.counts} &> {log:q}"
 
 
 rule make_contact_sheet:

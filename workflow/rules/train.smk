@@ -1,5 +1,5 @@
 # One training job per run (model, rank, seed), whose iterations are several outputs; then
-# merged checkpoints, one per alpha, removed as soon as their samples are made.
+# merged checkpoints, removed as soon as their samples are made.
 rule train_lora:
     input:
         cache=RESULTS / "cache/index.json",
@@ -36,23 +36,26 @@ rule train_lora:
     shell:
         "torchrun --standalone --nproc-per-node {params.processes} -m pusa train-lora"
         " {params.cache:q} {params.transformer:q} {params.folder:q} {params.run}"
-        " {params.iterations} {params.options} &> {log:q}"
+        " {params.iterations} {params.options} 2>&1 | tee {log:q}"
 
 
 rule merge_lora:
     input:
-        lora=RESULTS / "lora/{run}/iteration_{iteration}.safetensors",
+        lora=lora_of,
         model=MODEL / "model_index.json",
     output:
-        temp(directory(RESULTS / "merged/{run}-iteration{iteration}-alpha{alpha}")),
+        # A folder per setting, though some settings share weights: were it shared, making one
+        # setting's videos again would make the others' too.
+        temp(directory(RESULTS / "merged/{study}/{setting}")),
     log:
-        RESULTS / "logs/merge_lora/{run}-iteration{iteration}-alpha{alpha}.log",
+        RESULTS / "logs/merge_lora/{study}/{setting}.log",
     benchmark:
-        RESULTS / "benchmarks/merge_lora/{run}-iteration{iteration}-alpha{alpha}.tsv"
+        RESULTS / "benchmarks/merge_lora/{study}/{setting}.tsv"
     conda:
         "../../envs/pusa.yaml"
     params:
         transformer=MODEL / "transformer",
+        alpha=lambda wildcards: setting_of(wildcards).alpha,
     shell:
         "python -m pusa merge-lora {params.transformer:q} {input.lora:q} {output:q}"
-        " --scale {wildcards.alpha} &> {log:q}"
+        " --scale {params.alpha} &> {log:q}"
