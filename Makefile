@@ -31,6 +31,7 @@ test: $(VENV)/installed
 
 effects: $(VENV)/installed
 	$(RUN) snakemake $(FLAGS) effects $(DEMO)
+	cp $(OUT)/effects/effects.md docs/effects.md
 
 check: $(VENV)/installed
 	$(RUN) ruff check . && ruff format --check . && snakefmt --check Snakefile workflow && \

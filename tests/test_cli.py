@@ -132,7 +132,6 @@ def test_a_mistake_of_ours_keeps_its_traceback(run, monkeypatch):
         run("merge-lora", "a", "b", "c", "--scale", 1)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG pusa/generate.py: the error joins an open bar's line")
 def test_uncached_prompts_are_a_user_error(run, tmp_path, suite, model):
     from pusa.cache import cache_prompts
 

@@ -207,7 +207,6 @@ def test_another_scale_of_one_lora_is_made_anew(make, settings, tmp_path, model)
     assert all(time != before[name] for name, time in times(tmp_path / "out").items())
 
 
-@pytest.mark.xfail(strict=True, reason="BUG pusa/generate.py: the image is not in the record")
 def test_another_image_is_made_anew(make, settings, tmp_path, prompts):
     make(settings)
     before = times(tmp_path / "out")

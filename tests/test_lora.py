@@ -245,7 +245,6 @@ def test_fingerprint_is_that_of_a_half_copy(tmp_path, model, dtype):
     assert fingerprint(tmp_path / "a") == fingerprint(tmp_path / "b")
 
 
-@pytest.mark.xfail(strict=True, reason="BUG pusa/lora.py fingerprint: float16 rounds twice")
 def test_fingerprint_of_a_float16_copy_of_float32_weights(tmp_path, model):
     """Weights that float16 cannot hold exactly, as those that a training leaves."""
     source = WanTransformer3DModel.from_pretrained(model / "transformer")

@@ -30,7 +30,6 @@ def test_missing_part_is_named(copy, part):
         check_model_folder(copy)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG pusa/model_folder.py: weights of VAE and text unseen")
 @pytest.mark.parametrize("part", [f"vae/{WEIGHTS}", "text_encoder/model.safetensors"])
 def test_missing_weights_of_other_parts_are_named(copy, part):
     (copy / part).unlink()

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from pusa.aggregate import NAMES, total_scores
-from pusa.experiments import Setting
+from pusa.experiments import Setting, check_published
 from pusa.tables import make_table1, make_table2, setting_scores, write_table
 
 PUBLISHED = Path(__file__).parents[1] / "config" / "published"
@@ -71,10 +71,18 @@ def test_table2_puts_ours_under_the_published_row(table2):
     ("group", "key"),
     [("steps", "512/900/1.4/11"), ("lora", "512/900/1.4/10"), ("steps", "512/900/1.40/10")],
 )
-def test_unknown_published_row_is_named(table2, group, key):
+def test_unknown_published_row_is_named(group, key):
     rows = sheet(("2", group, key, MAIN))
-    with pytest.raises(ValueError, match=f"published row '{key}' of table 2, group '{group}'"):
-        make_table2(rows, {MAIN.name: scores(0.7)}, table2)
+    message = f"row 2: table 2, group '{group}' has no published row '{key}'"
+    with pytest.raises(ValueError, match=message):
+        check_published(rows, PUBLISHED / "table1.csv", PUBLISHED / "table2.csv")
+
+
+def test_unknown_group_is_named():
+    with pytest.raises(ValueError, match="table 2 has no group 'stepz'"):
+        check_published(
+            sheet(("2", "stepz", "", MAIN)), PUBLISHED / "table1.csv", PUBLISHED / "table2.csv"
+        )
 
 
 def test_table2_takes_the_base(table2):

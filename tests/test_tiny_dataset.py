@@ -101,7 +101,6 @@ def test_references_begin_with_the_image_and_move_as_prompted(suite, prompts):
             assert classify_camera(optical_flow(clip[:9])) == camera_of_prompt(prompt.prompt)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG pusa/tiny/dataset.py write_suite: never ends")
 def test_more_backgrounds_than_captions_end(tmp_path, monkeypatch):
     """24 distinct captions of a texture and a camera exist; the 25th is searched for ever."""
     sample, calls = world.sample_scene, []

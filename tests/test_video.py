@@ -50,7 +50,6 @@ def test_settings_absent(tmp_path, clip):
     assert read_settings(tmp_path / "b.mp4") == {}
 
 
-@pytest.mark.xfail(strict=False, reason="BUG pusa/video.py write_video: x264's mbtree is unstable")
 def test_writes_are_identical(tmp_path):
     """A panning texture, encoded many times: on this clip x264 was seen to differ."""
     scene = world.sample_scene(
