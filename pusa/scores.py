@@ -25,6 +25,8 @@ from pusa.suite import SuitePrompt, load_image
 from pusa.video import read_video
 
 MIN_FRAMES = 3
+MATCH_SIDE = 64  # pixels; images are reduced to it before patches are sought
+PATCH_TOLERANCE = 0.01  # mean squared difference of pixels in [0, 1]
 #: Speed, as a share of the image's side per frame, under which nothing counts as moving.
 STILL = 0.003
 
@@ -160,15 +162,36 @@ def _warp(image: np.ndarray, flow: np.ndarray) -> np.ndarray:
                      borderMode=cv2.BORDER_REPLICATE)  # fmt: skip
 
 
+def found_again(image: np.ndarray, frame: np.ndarray) -> float:
+    """How much of an image is found in a frame, wherever it has moved to, in [0, 1].
+
+    The image is cut into 4x4 patches; each is sought over the whole frame, and counts by the
+    mean squared difference (pixels in [0, 1]) of the place where it fits best: 1 for none,
+    1/e for `PATCH_TOLERANCE`.
+    """
+    scale = min(1.0, MATCH_SIDE / min(image.shape[:2]))
+    image, frame = (
+        cv2.resize(i, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA).astype(np.float32)
+        for i in (image, frame)
+    )
+    height, width = image.shape[0] // 4, image.shape[1] // 4
+    found = []
+    for row in range(4):
+        for column in range(4):
+            patch = image[row * height : (row + 1) * height, column * width : (column + 1) * width]
+            best = cv2.matchTemplate(frame, patch, cv2.TM_SQDIFF).min()
+            found.append(np.exp(-max(0.0, best) / patch.size / 255**2 / PATCH_TOLERANCE))
+    return float(np.mean(found))
+
+
 def i2v_subject(f: ClipFeatures) -> float:
-    """How much each frame shows what the image shows."""
-    image = appearance(f.image)
-    return float(np.mean([similarity(image, look) for look in f.looks]))
+    """How much of the image each later frame shows, on prompts about a subject."""
+    return float(np.mean([found_again(f.image, frame) for frame in f.clip[1:]]))
 
 
 def i2v_background(f: ClipFeatures) -> float:
-    """How well each frame can be laid over the image."""
-    return float(np.mean([aligned_similarity(f.image, frame) for frame in f.clip]))
+    """How much of the image each later frame shows, on prompts about a scene."""
+    return i2v_subject(f)
 
 
 def subject_consistency(f: ClipFeatures) -> float:
