@@ -97,7 +97,9 @@ def plot_scores(
                 label="paper, its own setting",
             )  # fmt: skip
             twin.set_ylabel("total, paper")
-        axes[0].legend(handles=ours_line + paper_line, frameon=False)
+        figure.legend(
+            handles=ours_line + paper_line, loc="outside lower center", ncols=2, frameon=False
+        )
         figure.suptitle(f"Total score ({NOT_VBENCH}); the two scales differ", fontsize=9)
         figure.savefig(out)
         plt.close(figure)

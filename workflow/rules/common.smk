@@ -139,7 +139,7 @@ def scale_sentence(study):
     counts = PROMPTS[study]
     prompts = "all prompts" if counts is None else f"{sum(counts.values())} prompts"
     return (
-        f"This run: {MODEL.name}, {CLIP['frames']} frames of {CLIP['width']}x{CLIP['height']},"
+        f"This run: {MODEL}, {CLIP['frames']} frames of {CLIP['width']}x{CLIP['height']},"
         f" {prompts} with {SAMPLE['samples']} sample(s) each."
     )
 
