@@ -17,6 +17,8 @@ def task():
     """A model and a loss with a fixed target."""
     model, x, target = small_model(), torch.randn(8, 2, 1, 4, 4), torch.randn(8, 3)
 
+    model(x)  # gives the lazy layer its parameters
+
     def loss(_):
         return (model(x) - target).square().mean()
 

@@ -1,5 +1,6 @@
 """The workflow itself, run by snakemake as a user runs it."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -28,7 +29,10 @@ table	group	published	model	task	rank	iteration	alpha	steps
 
 def snakemake(*arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    # As in an activated environment: the rules' commands are found beside this Python.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path}
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
 
 
 @pytest.fixture(scope="module")
