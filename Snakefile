@@ -32,9 +32,13 @@ localrules:
     tiny_wan,
 
 
+# Intermediate results are asked for too: Snakemake would not make a deleted one again otherwise.
 rule all:
     default_target: True
     input:
+        lora_files("tables"),
+        manifests("tables"),
+        score_files("tables"),
         rules.make_tables.output,
         expand(rules.measure_effects.output, study="tables"),
         rules.plot_losses.output,
@@ -45,7 +49,7 @@ rule all:
 
 rule train:
     input:
-        lora_logs("tables", "validation.csv"),
+        lora_files("tables"),
 
 
 rule sample:

@@ -97,6 +97,14 @@ def lora_logs(study, name):
     return [RESULTS / "lora" / run / name for run in sorted(runs)]
 
 
+def lora_files(study):
+    return [
+        folder / f"iteration_{i}.safetensors"
+        for folder in lora_logs(study, "")
+        for i in TRAIN["iterations"]
+    ]
+
+
 def transformer_of(wildcards):
     """The transformer folder of a setting: the base's own, or a merged one."""
     if setting_of(wildcards).model == pusa_experiments.BASE:
