@@ -1,4 +1,4 @@
-# The embedded model, retrained from nothing: `snakemake --cores 2 tiny_wan`, about two hours on
+# The embedded model, retrained from nothing: `snakemake --cores 2 tiny_wan`, hours on
 # two CPU cores. The result is in results/tiny_wan/model; copy it to pusa/tiny/model to ship it.
 TINY = Path("results/tiny_wan")
 TINY_CLIPS = 7000
