@@ -1,18 +1,21 @@
+import json
 import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from pusa import cache as caching
 from pusa.cache import LatentCache, PromptCache, cache_latents, cache_prompts, text_key
 from pusa.clip import ClipSize
 from pusa.dataset import read_clip, read_metadata
+from pusa.model_folder import digest_files
 from pusa.models import encode_pixels, frames_to_pixels, load_vae, normalise_latents
 from pusa.text import encode_prompts, load_text_encoder
-from pusa.tiny.text import TEXT_TOKENS
+from pusa.tiny.text import TEXT_DIM, TEXT_TOKENS
 from pusa.video import write_video
 
 
@@ -55,6 +58,20 @@ def test_holds_what_the_model_encodes(latent_cache, dataset, model, size):
     assert data.latents(0).shape == (16, 3, 8, 8)
     assert data.latents(0).dtype == data.prompt_embeds(0).dtype == torch.float32
     assert pd.read_csv(latent_cache / "unusable.csv").empty
+
+
+def test_index_says_how_it_was_made(latent_cache, model):
+    index = json.loads((latent_cache / "index.json").read_text())
+    assert index["made"] == {
+        "source": "encode",
+        "frames": 9,
+        "height": 64,
+        "width": 64,
+        "vae": digest_files(model / "vae"),
+        "dtype": "torch.float32",
+        "text_tokens": TEXT_TOKENS,
+    }
+    assert index["clips"][0]["file"] == "train/video_000001.mp4"
 
 
 def test_missing_cache_is_named(tmp_path):
@@ -177,10 +194,11 @@ def spoiled(own):
     return own
 
 
-def test_unusable_clips_fail_with_counts(spoiled, model, size, tmp_path):
+def test_unusable_clips_fail_with_counts(spoiled, model, size, tmp_path, encoded):
     out = tmp_path / "cache"
     with pytest.raises(ValueError, match=r"3 of 6 clips cannot be used.*unusable\.csv.*000002"):
         build(spoiled, model, out, size)
+    assert encoded == []
     assert not (out / "index.json").exists()
     listed = pd.read_csv(out / "unusable.csv")
     assert [file.rsplit("_", 1)[1] for file in listed["file"]] == [
@@ -241,6 +259,131 @@ def test_a_failed_run_leaves_no_index(own, model, size, tmp_path):
         build(own, model, tmp_path / "cache", size)
     with pytest.raises(FileNotFoundError):
         LatentCache(tmp_path / "cache")
+
+
+# Pre-encoded clips
+
+
+@pytest.fixture
+def released(tmp_path, own, latent_cache):
+    """The clips as DiffSynth-Studio stores what it encodes; there are no videos."""
+    cached = LatentCache(latent_cache)
+    for i, clip in enumerate(read_metadata(own)):
+        data = {
+            "latents": cached.latents(i).bfloat16(),
+            "prompt_emb": {"context": cached.prompt_embeds(i).bfloat16()[None]},
+            "image_emb": {},
+        }
+        torch.save(data, clip.path.with_name(f"{clip.path.name}.tensors.pth"))
+        clip.path.unlink()
+    return own
+
+
+@pytest.fixture
+def configs(tmp_path, model):
+    """A model folder without weights."""
+    for part in ("vae", "text_encoder"):
+        (tmp_path / "configs" / part).mkdir(parents=True)
+        shutil.copy(model / part / "config.json", tmp_path / "configs" / part)
+    return tmp_path / "configs"
+
+
+def change(dataset, i, **other):
+    """Replace entries of one pre-encoded clip; returns its file."""
+    file = sorted((dataset / "train").glob("*.pth"))[i]
+    torch.save({**torch.load(file, weights_only=True), **other}, file)
+    return file
+
+
+def test_released_clips_are_what_encoding_gives(released, configs, size, tmp_path, latent_cache):
+    data = build(released, configs, tmp_path / "cache", size, source="released")
+    encoded = LatentCache(latent_cache)
+    assert len(data) == 6
+    for i in range(6):
+        assert torch.equal(data.latents(i), encoded.latents(i).bfloat16().float())
+        assert torch.equal(data.prompt_embeds(i), encoded.prompt_embeds(i).bfloat16().float())
+    with safe_open(tmp_path / "cache" / "latents-00000.safetensors", "pt") as shard:
+        assert shard.get_tensor("0").dtype == torch.bfloat16
+    captions = load_file(tmp_path / "cache" / "captions.safetensors")
+    assert all(len(embed) < TEXT_TOKENS for embed in captions.values())  # padding is not kept
+    index = json.loads((tmp_path / "cache" / "index.json").read_text())
+    assert index["made"] == {
+        "source": "released",
+        "frames": 9,
+        "height": 64,
+        "width": 64,
+        "latents": [16, 3, 8, 8],
+        "context": [1, TEXT_TOKENS, TEXT_DIM],
+        "text_tokens": TEXT_TOKENS,
+    }
+
+
+def test_released_clips_of_one_caption(released, configs, size, tmp_path):
+    table = pd.read_csv(released / "metadata.csv")
+    table["text"] = "a red circle"
+    table.to_csv(released / "metadata.csv", index=False)
+    for i in range(6):
+        context = torch.full((1, TEXT_TOKENS, TEXT_DIM), i + 1.0)
+        change(released, i, prompt_emb={"context": context})
+    data = build(released, configs, tmp_path / "cache", size, source="released")
+    assert data.prompt_embeds(5).unique().tolist() == [1.0]
+
+
+def test_unusable_released_clips(released, configs, size, tmp_path):
+    """What a header shows is found before anything is written; the rest while reading."""
+    first = change(released, 1, latents=torch.rand(16, 2, 8, 8))
+    out = tmp_path / "cache"
+    with pytest.raises(ValueError, match=r"1 of 6 clips.*000002\.mp4\.tensors\.pth: latents of sh"):
+        build(released, configs, out, size, source="released")
+    assert not list(out.glob("latents-*"))
+
+    infinite = torch.zeros(16, 3, 8, 8).index_fill(0, torch.tensor(3), torch.inf)
+    second = change(released, 2, latents=infinite)
+    nothing, nan = torch.zeros(2, 1, TEXT_TOKENS, TEXT_DIM)
+    nan[0, 3, 5] = torch.nan
+    third = change(released, 3, prompt_emb={"context": nan})
+    fourth = change(released, 4, prompt_emb={"context": nothing})
+    data = build(released, configs, out, size, source="released", skip_unusable=True)
+    assert len(data) == 2
+    listed = pd.read_csv(out / "unusable.csv")
+    assert listed["file"].tolist() == [str(file) for file in (first, second, third, fourth)]
+    for reason, words in zip(
+        listed["reason"],
+        ("expected (16, 3, 8, 8)", "latents holds numbers", "context holds numbers", "is zero"),
+        strict=True,
+    ):
+        assert words in reason
+
+
+def test_finished_shards_of_released_clips_are_kept(released, configs, size, tmp_path, monkeypatch):
+    monkeypatch.setattr(caching, "SHARD_CLIPS", 2)
+    save, out = caching._save, tmp_path / "cache"
+
+    def interrupted(tensors, file, metadata):
+        if "00002" in file.name:
+            raise KeyboardInterrupt
+        save(tensors, file, metadata)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(caching, "_save", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            build(released, configs, out, size, source="released")
+    finished = {file: file.stat().st_ino for file in out.glob("latents-*")}
+    assert len(finished) == 2
+    change(released, 2, latents=torch.ones(16, 3, 8, 8))
+    data = build(released, configs, out, size, source="released")
+    kept = [file.stat().st_ino == inode for file, inode in sorted(finished.items())]
+    assert kept == [True, False]  # the second holds the clip that changed
+    assert torch.equal(data.latents(2), torch.ones(16, 3, 8, 8))
+
+
+def test_released_clips_of_another_model_are_refused(released, configs, size, tmp_path):
+    config = json.loads((configs / "vae" / "config.json").read_text())
+    (configs / "vae" / "config.json").write_text(json.dumps({**config, "z_dim": 48}))
+    with pytest.raises(
+        ValueError, match=r"6 of 6 clips.*\(16, 3, 8, 8\), expected \(48, 3, 8, 8\)"
+    ):
+        build(released, configs, tmp_path / "cache", size, source="released")
 
 
 # Prompts
