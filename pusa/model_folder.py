@@ -53,11 +53,15 @@ def weight_files(transformer: str | Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: if there are none, or the index lists one that is missing.
+        ValueError: if the index is not one.
     """
     transformer = Path(transformer)
     index = transformer / f"{WEIGHTS}.safetensors.index.json"
     if index.exists():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        try:
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ValueError(f"{index} is damaged, expected JSON with a weight_map") from None
     else:
         names = [f"{WEIGHTS}.safetensors"]
     require_files(transformer, names)
