@@ -15,6 +15,7 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/download.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/sample.smk"
@@ -25,6 +26,7 @@ include: "workflow/rules/tiny.smk"
 
 localrules:
     all,
+    download,
     train,
     sample,
     score,
@@ -36,20 +38,26 @@ localrules:
 rule all:
     default_target: True
     input:
-        lora_files("tables"),
+        trained_files("tables"),
         manifests("tables"),
         score_files("tables"),
         rules.make_tables.output,
+        rules.record_provenance.output,
         expand(rules.measure_effects.output, study="tables"),
-        rules.plot_losses.output,
+        rules.plot_losses.output if TRAINED else [],
         rules.plot_scores.output,
         rules.plot_figure3.output,
         rules.make_contact_sheet.output,
 
 
+rule download:
+    input:
+        downloads(),
+
+
 rule train:
     input:
-        lora_files("tables"),
+        trained_files("tables"),
 
 
 rule sample:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from pusa.suite import choose_subset
+
 
 @dataclass(frozen=True)
 class Dimension:
@@ -55,6 +57,20 @@ def dimension_scores(videos: pd.DataFrame) -> dict[str, float]:
     if missing:
         raise ValueError(f"scores lack {', '.join(missing)}")
     return {name: 100 * float(means[name]) for name in NAMES}
+
+
+def restrict(videos: pd.DataFrame, counts: dict[str, int] | None) -> pd.DataFrame:
+    """The rows of a subset of the prompts, by `choose_subset`; all if ``counts`` is None.
+
+    Args:
+        videos: per-video values with the columns ``index`` and ``kind``, of all prompts or of
+            the subset alone.
+    """
+    if counts is None:
+        return videos
+    prompts = videos.drop_duplicates("index").sort_values("index")
+    chosen = choose_subset(list(prompts["kind"]), counts)
+    return videos[videos["index"].isin(prompts["index"].iloc[chosen])]
 
 
 def total_scores(scores: dict[str, float]) -> dict[str, float]:

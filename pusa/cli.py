@@ -4,6 +4,7 @@ A command imports what it needs when it runs, so that ``pusa --help`` and the co
 a model answer at once.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -28,6 +29,10 @@ Background = Annotated[int | None, typer.Option(help="Background prompts to take
 Camera = Annotated[int | None, typer.Option(help="Camera prompts to take.")]
 Sheet = Annotated[Path, typer.Option(help="The experiments sheet.")]
 Scores = Annotated[Path, typer.Option(help="Folder with a score file per setting.")]
+Device = Annotated[
+    Literal["cuda", "cpu"] | None, typer.Option(help="Where models run; a GPU if there is one.")
+]
+Seed = Annotated[int | None, typer.Option(help="Training seed; none for a released LoRA.")]
 
 
 Precision = Literal["float32", "bfloat16"]
@@ -48,10 +53,15 @@ def _torch_dtype(precision: str):
     return getattr(torch, precision)
 
 
-def _device() -> str:
+def _choose_device(wanted: str | None) -> str:
+    if wanted == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before PyTorch looks for them
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and found == "cpu":
+        raise ValueError(f"--device cuda: PyTorch {torch.__version__} finds no GPU here")
+    return found
 
 
 def _counts(subject: int | None, background: int | None, camera: int | None):
@@ -67,11 +77,15 @@ def download(
     folder: Path,
     kind: Annotated[Literal["model", "dataset"], typer.Option()],
     revision: Annotated[str, typer.Option(help="Branch, tag or commit.")] = "main",
+    include: Annotated[
+        list[str] | None,
+        typer.Option(help="Glob of files to take; several may be given. All but pickles if none."),
+    ] = None,
 ) -> None:
-    """Download a model or dataset from the hub into FOLDER."""
+    """Download a model or dataset from the hub into FOLDER, and check every file."""
     from pusa.download import download_repository
 
-    download_repository(repo, folder, kind=kind, revision=revision)
+    download_repository(repo, folder, kind=kind, revision=revision, include=include or ())
 
 
 @app.command()
@@ -91,9 +105,15 @@ def cache_latents(
     height: Height,
     width: Width,
     text_tokens: TextTokens,
+    source: Annotated[
+        Literal["encode", "released"],
+        typer.Option(help="Encode the videos, or take the .tensors.pth that lie beside them."),
+    ] = "encode",
     skip_unusable: Annotated[bool, typer.Option(help="Go on without unusable clips.")] = False,
+    device: Device = None,
 ) -> None:
     """Encode the clips and captions of DATASET with MODEL's VAE and text encoder."""
+    device = _choose_device(device)
     from pusa import cache
     from pusa.clip import ClipSize
 
@@ -103,8 +123,9 @@ def cache_latents(
         out,
         size=ClipSize(frames=frames, height=height, width=width),
         text_tokens=text_tokens,
+        source=source,
         skip_unusable=skip_unusable,
-        device=_device(),
+        device=device,
     )
 
 
@@ -117,15 +138,17 @@ def cache_prompts(
     width: Width,
     text_tokens: TextTokens,
     negative_prompt_file: Annotated[Path | None, typer.Option(exists=True)] = None,
+    device: Device = None,
 ) -> None:
     """Embed the prompts of SUITE with MODEL's text encoder."""
+    device = _choose_device(device)
     from pusa import cache
     from pusa.suite import read_suite
 
     negative = negative_prompt_file.read_text().strip() if negative_prompt_file else ""
     prompts = {p.prompt for p in read_suite(suite, height=height, width=width)}
     cache.cache_prompts(
-        prompts, model, out, text_tokens=text_tokens, negative_prompt=negative, device=_device()
+        prompts, model, out, text_tokens=text_tokens, negative_prompt=negative, device=device
     )
 
 
@@ -134,53 +157,112 @@ def train_lora(
     cache: Path,
     transformer: Path,
     out: Path,
-    rank: Annotated[int, typer.Option(min=1)],
+    state: Annotated[Path, typer.Option(help="Folder for what a stopped run goes on from.")],
     iteration: Annotated[list[int], typer.Option(help="Iteration to save; several may be given.")],
     learning_rate: Annotated[float, typer.Option()],
-    p_async: Annotated[float, typer.Option(help="PTSS: probability of a timestep per frame.")] = 1,
-    warmup: Annotated[int, typer.Option(help="Iterations of rising learning rate.")] = 0,
-    total_batch: Annotated[int, typer.Option(help="Clips per iteration, all processes.")] = 8,
-    micro_batch: Annotated[int, typer.Option(help="Clips per process and forward pass.")] = 1,
-    timesteps: Annotated[Literal["uniform", "shifted"], typer.Option()] = "uniform",
-    weighting: Annotated[Literal["none", "gaussian"], typer.Option()] = "none",
-    shift: Annotated[float, typer.Option(help="Of shifted timesteps.")] = 5.0,
-    validation_clips: Annotated[int, typer.Option(help="Last clips, held out.")] = 32,
-    gradient_checkpointing: Annotated[bool, typer.Option()] = False,
-    dtype: Annotated[Precision, typer.Option(help="Of the frozen base.")] = "float32",
+    method: Annotated[
+        Literal["lora", "full"], typer.Option(help="A LoRA, or all weights on ZeRO-3.")
+    ] = "lora",
+    rank: Annotated[int | None, typer.Option(help="Of a LoRA.")] = None,
+    objective: Annotated[
+        Literal["paper", "authors"],
+        typer.Option(help="Uniform timesteps, unweighted; or shifted ones, gaussian weight."),
+    ] = "paper",
+    p_async: Annotated[
+        float, typer.Option(min=0, max=1, help="PTSS: probability of a timestep per frame.")
+    ] = 1,
+    shift: Annotated[float, typer.Option(help="Of the authors' objective.")] = 5.0,
+    warmup: Annotated[int, typer.Option(min=0, help="Iterations of rising learning rate.")] = 0,
+    total_batch: Annotated[
+        int, typer.Option(min=1, help="Clips per iteration, all processes.")
+    ] = 8,
+    micro_batch: Annotated[
+        int, typer.Option(min=1, help="Clips per process and forward pass.")
+    ] = 1,
+    validation_clips: Annotated[int, typer.Option(min=0, help="Last clips, held out.")] = 32,
+    gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing")] = False,
+    offload: Annotated[bool, typer.Option("--offload", help="Optimizer in host memory.")] = False,
+    dtype: Annotated[
+        Precision, typer.Option(help="Of the frozen base; for full, of the computation.")
+    ] = "float32",
     seed: Annotated[int, typer.Option()] = 0,
+    checkpoint_every: Annotated[
+        int, typer.Option(min=1, help="Iterations between two checkpoints.")
+    ] = 50,
+    minutes: Annotated[
+        float, typer.Option(min=0, help="Wall-clock budget of this start; 0 is none.")
+    ] = 0,
+    device: Device = None,
 ) -> None:
-    """Train a LoRA on a latent CACHE; start with torchrun, one process per device."""
+    """Train on a latent CACHE; start with torchrun, one process per device.
+
+    Stopped, by a signal or its budget, the same command goes on from the last checkpoint.
+    """
+    _choose_device(device)
     from pusa import train
 
     settings = train.TrainSettings(
+        method=method,
         rank=rank,
-        iterations=tuple(sorted(iteration)),
+        iterations=tuple(iteration),
+        objective=objective,
         p_async=p_async,
         learning_rate=learning_rate,
         warmup=warmup,
         total_batch=total_batch,
         micro_batch=micro_batch,
-        timesteps=timesteps,
-        weighting=weighting,
         shift=shift,
         validation_clips=validation_clips,
         gradient_checkpointing=gradient_checkpointing,
+        dtype=dtype,
+        offload=offload,
         seed=seed,
     )
-    train.train_lora(cache, transformer, out, settings, dtype=_torch_dtype(dtype))
+    train.train(
+        cache,
+        transformer,
+        out,
+        settings,
+        state=state,
+        checkpoint_every=checkpoint_every,
+        minutes=minutes,
+    )
+    # DeepSpeed keeps gloo's threads alive, and one that lets go of a tensor while Python shuts down
+    # aborts the process: a finished training would count as failed. So Python does not shut down.
+    sys.stderr.flush()
+    os._exit(0)
 
 
 @app.command()
 def merge_lora(
-    base: Path,
-    lora: Path,
-    out: Path,
+    base: Annotated[Path, typer.Option(help="Transformer folder.")],
+    lora: Annotated[Path, typer.Option(help="LoRA file of any known format.")],
     scale: Annotated[float, typer.Option(help="lora_scale, the paper's alpha.")],
+    out: Annotated[Path, typer.Option(help="Folder to write, new or empty.")],
 ) -> None:
-    """Merge a LORA file into the transformer folder BASE."""
+    """Merge a LoRA into a transformer, one tensor at a time."""
     from pusa import lora as lora_files
 
     lora_files.merge_lora(base, lora, out, lora_scale=scale)
+
+
+@app.command()
+def convert_lora(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="LoRA of any known format.")],
+    out: Annotated[Path, typer.Argument(help="File to write, .safetensors.")],
+    to: Annotated[Literal["diffusers", "comfy", "authors"], typer.Option()],
+    rank: Annotated[int | None, typer.Option(help="Refuse a LoRA of another rank.")] = None,
+) -> None:
+    """Write the LoRA file IN with the tensor names that others read."""
+    from pusa import lora as lora_files
+
+    before, after = lora_files.convert_lora(source, out, to=to, rank=rank)
+    per_frame = {True: "yes", False: "no", None: "unknown"}[lora_files.lora_info(after).vectorized]
+    print(
+        f"{before.format} to {after.format}: {len(before.layout)} tensors in, "
+        f"{len(after.layout)} out, {len(after.modules)} modules, rank {after.rank}"
+    )
+    print(f"trained with a timestep per frame, so image-to-video: {per_frame}")
 
 
 @app.command()
@@ -206,8 +288,10 @@ def sample_suite(
     subject: Subject = None,
     background: Background = None,
     camera: Camera = None,
+    device: Device = None,
 ) -> None:
     """Make the videos of SUITE beside the file MANIFEST, which lists them."""
+    device = _choose_device(device)
     from pusa import generate
     from pusa.clip import ClipSize
     from pusa.suite import read_suite
@@ -232,7 +316,7 @@ def sample_suite(
         out=manifest.parent,
         batch_size=batch_size,
         dtype=_torch_dtype(dtype),
-        device=_device(),
+        device=device,
     )
     table.to_csv(manifest, index=False)
 
@@ -240,10 +324,11 @@ def sample_suite(
 @app.command()
 def score(
     suite: Path,
+    samples: Annotated[Path, typer.Argument(help="Folder with a setting's videos and manifests.")],
     out: Path,
-    manifests: Annotated[list[Path], typer.Argument(help="Manifests of one setting.")],
     height: Height,
     width: Width,
+    shards: Annotated[int, typer.Option(help="Number of manifests.")] = 1,
 ) -> None:
     """Score videos on nine weight-free dimensions (not VBench), one row per video and measure."""
     import pandas as pd
@@ -252,11 +337,11 @@ def score(
     from pusa.suite import read_suite
 
     references = suite / "reference"
-    videos = pd.concat([pd.read_csv(manifest) for manifest in manifests])
+    videos = pd.concat([pd.read_csv(samples / f"shard{n}.csv") for n in range(shards)])
     table = scores.score_videos(
         read_suite(suite, height=height, width=width),
         videos,
-        manifests[0].parent,
+        samples,
         height=height,
         width=width,
         references=references if references.is_dir() else None,
@@ -264,7 +349,13 @@ def score(
     table.to_csv(out, index=False)
 
 
-def _study(experiments: Path, seed: int, folder: Path, effect_seeds: list[int] | None = None):
+def _study(
+    experiments: Path,
+    seed: int | None,
+    folder: Path,
+    effect_seeds: list[int] | None = None,
+    counts: dict[str, int] | None = None,
+):
     """The sheet, the settings by name, and the scores by setting name."""
     from pusa import effects
     from pusa import experiments as sheets
@@ -274,7 +365,8 @@ def _study(experiments: Path, seed: int, folder: Path, effect_seeds: list[int] |
         settings = sheets.unique_settings(table)
     else:
         settings = sheets.settings_over_seeds(table, effect_seeds)
-    return table, settings, effects.read_scores({n: folder / f"{n}.csv" for n in settings})
+    files = {name: folder / f"{name}.csv" for name in settings}
+    return table, settings, effects.read_scores(files, counts)
 
 
 @app.command()
@@ -282,21 +374,29 @@ def tables(
     out: Path,
     experiments: Sheet,
     scores: Scores,
-    seed: Annotated[int, typer.Option(help="Training seed.")],
     table1: Annotated[Path, typer.Option(help="Published Table 1, CSV.")],
     table2: Annotated[Path, typer.Option(help="Published Table 2, CSV.")],
+    costs: Annotated[Path, typer.Option(help="Costs per stage, of `pusa measure-costs`.")],
+    seed: Seed = None,
     scale: Annotated[str, typer.Option(help="A sentence on this run's scale.")] = "",
+    subject: Subject = None,
+    background: Background = None,
+    camera: Camera = None,
 ) -> None:
     """Write Tables 1 and 2, published and ours, as CSV, Markdown and HTML."""
     import pandas as pd
 
+    from pusa import costs as spent
     from pusa import tables as make
 
     sheet, _, values = _study(experiments, seed, scores)
+    subset = _counts(subject, background, camera)
     out.mkdir(parents=True, exist_ok=True)
-    one = make.make_table1(sheet, values, pd.read_csv(table1))
-    two = make.make_table2(sheet, values, pd.read_csv(table2, dtype={"alpha": str}))
-    make.write_table(one, out / "table1", "Table 1: VBench-I2V models, and this run", scale)
+    one = make.make_table1(sheet, values, pd.read_csv(table1), subset)
+    two = make.make_table2(sheet, values, pd.read_csv(table2, dtype={"alpha": str}), subset)
+    cost = spent.describe_costs(pd.read_csv(costs))
+    title = "Table 1: VBench-I2V models, and this run"
+    make.write_table(one, out / "table1", title, f"{scale} {cost}")
     make.write_table(two, out / "table2", "Table 2: rank, steps, iterations and alpha", scale)
 
 
@@ -306,19 +406,78 @@ def effects(
     experiments: Sheet,
     scores: Scores,
     runs: Annotated[Path, typer.Option(help="Folder of the training runs.")],
-    seed: Annotated[int, typer.Option(help="Training seed of the tables.")],
+    seed: Seed = None,
     effect_seed: Annotated[list[int] | None, typer.Option(help="Seeds, if several.")] = None,
     scale: Annotated[str, typer.Option(help="A sentence on this run's scale.")] = "",
+    subject: Subject = None,
+    background: Background = None,
+    camera: Camera = None,
 ) -> None:
     """Measure the paper's effects; write OUT with the suffixes .csv, .md and .html."""
     from pusa import effects as measure
-    from pusa.experiments import BASE, main_setting
+    from pusa.experiments import main_setting
 
-    sheet, settings, values = _study(experiments, seed, scores, effect_seed)
+    counts = _counts(subject, background, camera)
+    sheet, settings, values = _study(experiments, seed, scores, effect_seed, counts)
     result = measure.measure_effects(values, settings, main_setting(sheet))
-    names = sorted({s.run for s in settings.values() if s.model != BASE})
+    trained = (s for s in settings.values() if s.seed is not None)
+    names = sorted({s.run for s in trained})
     losses = measure.validation_losses([runs / name / "validation.csv" for name in names])
     measure.write_effects(result, losses, out, scale)
+
+
+@app.command()
+def measure_costs(
+    out: Path,
+    benchmarks: Annotated[Path, typer.Option(help="Folder of Snakemake's benchmark files.")],
+    main_run: Annotated[str, typer.Option(help="Training run of the main setting.")],
+    run: Annotated[list[Path] | None, typer.Option(help="Folder of a training run.")] = None,
+    gpus: Annotated[list[str] | None, typer.Option(help="STAGE=N, GPUs of each job.")] = None,
+    usd_per_gpu_hour: Annotated[float | None, typer.Option()] = None,
+) -> None:
+    """Add up hours, GPU-hours and cost of every stage."""
+    from pusa import costs
+
+    counts = dict(item.partition("=")[::2] for item in gpus or [])
+    for stage, n in counts.items():
+        if not n.isdecimal():
+            raise ValueError(f"--gpus: found {stage}={n}, expected STAGE=N with a whole number")
+    table = costs.measure_costs(
+        benchmarks,
+        run or [],
+        gpus={stage: int(n) for stage, n in counts.items()},
+        main_run=main_run,
+        usd_per_gpu_hour=usd_per_gpu_hour,
+    )
+    table.to_csv(out, index=False)
+
+
+@app.command()
+def record_provenance(
+    out: Path,
+    config: Annotated[str, typer.Option(help="The configuration, as JSON.")],
+    costs: Annotated[Path, typer.Option(help="Of `pusa measure-costs`.")],
+    benchmarks: Annotated[Path, typer.Option(help="Folder of Snakemake's benchmark files.")],
+    samples: Annotated[Path, typer.Option(help="Folder with a folder of videos per setting.")],
+    run: Annotated[list[Path] | None, typer.Option(help="Folder of a training run.")] = None,
+    download_record: Annotated[list[Path] | None, typer.Option(help="A download.json.")] = None,
+) -> None:
+    """Write where the tables' numbers come from: OUT with the suffixes .json, .md and .html."""
+    import json
+
+    import pandas as pd
+
+    from pusa import provenance
+
+    record = provenance.collect_provenance(
+        json.loads(config),
+        repository=Path.cwd(),
+        downloads=download_record or [],
+        benchmarks=benchmarks,
+        runs=run or [],
+        manifests=sorted(samples.glob("*/shard*.csv")),
+    )
+    provenance.write_provenance(record, pd.read_csv(costs), out)
 
 
 @app.command()
@@ -334,8 +493,11 @@ def plot_scores(
     out: Path,
     experiments: Sheet,
     scores: Scores,
-    seed: Annotated[int, typer.Option(help="Training seed.")],
     table2: Annotated[Path, typer.Option(help="Published Table 2, CSV.")],
+    seed: Seed = None,
+    subject: Subject = None,
+    background: Background = None,
+    camera: Camera = None,
 ) -> None:
     """Plot total score against alpha, rank, iterations and steps, beside the paper's."""
     import pandas as pd
@@ -345,7 +507,8 @@ def plot_scores(
 
     sheet, _, values = _study(experiments, seed, scores)
     published = pd.read_csv(table2, dtype={"alpha": str})
-    figures.plot_scores(sheet, values, published, main_setting(sheet), out)
+    subset = _counts(subject, background, camera)
+    figures.plot_scores(sheet, values, published, main_setting(sheet), out, subset=subset)
 
 
 @app.command()
@@ -354,9 +517,9 @@ def plot_figure3(
     suite: Path,
     experiments: Sheet,
     samples: Annotated[Path, typer.Option(help="Folder with a folder of videos per setting.")],
-    seed: Annotated[int, typer.Option(help="Training seed.")],
     height: Height,
     width: Width,
+    seed: Seed = None,
     subject: Subject = None,
     background: Background = None,
     camera: Camera = None,
@@ -386,9 +549,9 @@ def contact_sheet(
     suite: Path,
     experiments: Sheet,
     samples: Annotated[Path, typer.Option(help="Folder with a folder of videos per setting.")],
-    seed: Annotated[int, typer.Option(help="Training seed.")],
     height: Height,
     width: Width,
+    seed: Seed = None,
     subject: Subject = None,
     background: Background = None,
     camera: Camera = None,

@@ -8,6 +8,7 @@ import jsonschema
 import yaml
 
 from pusa.clip import count_latent_frames
+from pusa.suite import KINDS, VBENCH_COUNTS, count_prompts
 
 
 def check_config(config: dict, schema: str | Path) -> None:
@@ -26,23 +27,51 @@ def check_config(config: dict, schema: str | Path) -> None:
         count_latent_frames(config["clip"]["frames"])
     except ValueError as error:
         raise ValueError(f"config key clip.frames: {error}") from None
+    if config["lora"]["source"] == "released":
+        return
     train = config["train"]
     if train["iterations"] != sorted(train["iterations"]):
         raise ValueError(
             f"config key train.iterations: found {train['iterations']}, expected rising order"
         )
-    total, processes = train["total_batch"], train["processes"]
+    total, processes = train["total_batch"], train["nodes"] * train["processes"]
     micro = train.setdefault("micro_batch", max(1, total // processes))
     if total % (processes * micro):
         raise ValueError(
-            f"config key train.total_batch: found {total}, expected a multiple of "
-            f"train.processes {processes} x train.micro_batch {micro}"
+            f"config key train.total_batch: found {total}, expected a multiple of train.nodes "
+            f"{train['nodes']} x train.processes {train['processes']} x train.micro_batch {micro}"
         )
     if config["dataset"].get("clips", math.inf) <= train["validation_clips"]:
         raise ValueError(
             f"config key dataset.clips: found {config['dataset']['clips']}, expected more than "
             f"train.validation_clips, {train['validation_clips']}"
         )
+
+
+def prompt_counts(config: dict) -> dict[str, dict[str, int]]:
+    """Prompts of each kind: ``all`` of the suite, in the ``subset``, and for the ``effects``.
+
+    Raises:
+        ValueError: if the suite has fewer prompts of a kind than the subset or the effects ask for.
+    """
+    suite, subset = config["suite"], config["suite"].get("subset")
+    effects = config["effects"].get("prompts")
+    asked = {"suite.subset": subset, "effects.prompts": effects}
+    if suite["source"] == "tiny":  # renders as many as are asked for
+        given = [counts for counts in asked.values() if counts]
+        total = {kind: max(counts[kind] for counts in given) for kind in KINDS}
+    elif suite["source"] == "vbench":
+        total = VBENCH_COUNTS
+    else:
+        total = count_prompts(suite["path"])
+    for key, counts in asked.items():
+        for kind in KINDS:
+            if counts and counts[kind] > total[kind]:
+                raise ValueError(
+                    f"config key {key}.{kind}: found {counts[kind]}, expected at most "
+                    f"{total[kind]}, the suite's {kind} prompts"
+                )
+    return {"all": total, "subset": subset or total, "effects": effects or total}
 
 
 def _fill_defaults(config: dict, rules: dict) -> None:

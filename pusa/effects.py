@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import bootstrap
 
-from pusa.aggregate import NAMES, dimension_scores, total_scores
+from pusa.aggregate import NAMES, dimension_scores, restrict, total_scores
 from pusa.experiments import Setting, base_setting
 from pusa.page import write_page
 
@@ -66,12 +66,9 @@ def comparisons(settings: list[Setting], main: Setting) -> list[Comparison]:
         add("more iterations help", before[0], main, ("reference_psnr", "total"))
     if after:
         add("then a plateau", main, after[-1], ("total",), "holds", 1.0)
-    ranks = sorted(
-        (s for s in found if s.model == main.model and replace(s, rank=main.rank) in found),
-        key=lambda s: s.rank,
-    )
-    for low in ranks:
-        if low.rank < main.rank and low.alpha == main.alpha:
+    if main.rank is not None:
+        ranked = (s for s in found if (s.model, s.alpha) == (main.model, main.alpha))
+        for low in sorted((s for s in ranked if s.rank < main.rank), key=lambda s: s.rank):
             high = replace(low, rank=main.rank)
             add("a higher rank helps", low, high, ("reference_psnr", "total"))
     steps = {s.steps: s for s in found if s == replace(main, steps=s.steps)}
@@ -244,7 +241,9 @@ def write_effects(effects: pd.DataFrame, losses: pd.DataFrame, out: Path, scale:
         "(synchronous, what the base was trained for)."
     )
     shown_losses = losses.map(lambda v: f"{v:.4f}" if isinstance(v, float) else v)
-    sections = [("", intro, shown), ("Validation loss", loss_intro, shown_losses)]
+    sections = [("", intro, shown)]
+    if not losses.empty:
+        sections.append(("Validation loss", loss_intro, shown_losses))
     write_page("The paper's effects, measured", sections, out)
 
 
@@ -252,23 +251,32 @@ def validation_losses(files: list[Path]) -> pd.DataFrame:
     """Validation losses of all runs, averaged over seeds: one row per model, rank, iteration."""
     tables = []
     for file in files:
-        model, rank, _ = Path(file).parent.name.rsplit("-", 2)
-        tables.append(pd.read_csv(file).assign(model=model, rank=int(rank.removeprefix("rank"))))
+        model, method, _ = Path(file).parent.name.rsplit("-", 2)  # rank16 or full
+        rank = method if method == "full" else int(method.removeprefix("rank"))
+        tables.append(pd.read_csv(file).assign(model=model, rank=rank))
+    if not tables:  # a released LoRA was trained elsewhere
+        return pd.DataFrame()
     table = pd.concat(tables).pivot_table(
         index=["model", "rank", "iteration"], columns="loss", values="value"
     )
     return table.reset_index().rename_axis(columns=None)
 
 
-def read_scores(files: dict[str, Path]) -> dict[str, pd.DataFrame]:
+def read_scores(
+    files: dict[str, Path], counts: dict[str, int] | None = None
+) -> dict[str, pd.DataFrame]:
     """Read each setting's score file, by setting name.
+
+    Args:
+        counts: the subset of prompts to keep, so that settings sampled on all prompts compare
+            with those sampled on it; all if None.
 
     Raises:
         ValueError: if a file lacks a dimension or holds a value that is not a number.
     """
     scores = {}
     for name, file in files.items():
-        scores[name] = pd.read_csv(file)
+        scores[name] = restrict(pd.read_csv(file), counts)
         try:
             dimension_scores(scores[name])
         except ValueError as error:

@@ -10,7 +10,19 @@ from pathlib import Path
 import pandas as pd
 
 BASE = "base"
-COLUMNS = ("table", "group", "published", "model", "task", "rank", "iteration", "alpha", "steps")
+MAX_STEPS = 1000  # the noise levels that Wan was trained on
+COLUMNS = (
+    "table",
+    "group",
+    "published",
+    "prompts",
+    "model",
+    "task",
+    "rank",
+    "iteration",
+    "alpha",
+    "steps",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,22 +32,24 @@ class Setting:
     model: str  # "base" (with VTA, no LoRA) or a name under train.models
     task: str  # "i2v" or "t2v"
     steps: int
-    rank: int | None = None
+    rank: int | None = None  # None: no LoRA; the whole transformer was trained
     iteration: int | None = None
     alpha: float | None = None  # the paper's alpha: lora_scale at merging
-    seed: int | None = None  # of the training
+    seed: int | None = None  # of the training; None: trained elsewhere and released
 
     @property
     def run(self) -> str:
         """Name of the training run that the weights come from."""
-        return f"{self.model}-rank{self.rank}-seed{self.seed}"
+        method = "full" if self.rank is None else f"rank{self.rank}"
+        return f"{self.model}-{method}-" + ("released" if self.seed is None else f"seed{self.seed}")
 
     @property
     def weights(self) -> str:
         """Name of the merged checkpoint, or ``base``."""
         if self.model == BASE:
             return BASE
-        return f"{self.run}-iteration{self.iteration}-alpha{self.alpha:g}"
+        alpha = "" if self.alpha is None else f"-alpha{self.alpha:g}"
+        return f"{self.run}-iteration{self.iteration}{alpha}"
 
     @property
     def name(self) -> str:
@@ -48,17 +62,19 @@ class Setting:
         task = "" if self.task == "i2v" else ", text-to-video"
         if self.model == BASE:
             return f"base + VTA, {self.steps} steps{task}"
+        if self.rank is None:
+            return f"{self.model}, full, iteration {self.iteration}, {self.steps} steps{task}"
         return (
             f"{self.model}, rank {self.rank}, iteration {self.iteration}, "
             f"alpha {self.alpha:g}, {self.steps} steps{task}"
         )
 
 
-def read_experiments(sheet: str | Path, *, seed: int) -> pd.DataFrame:
+def read_experiments(sheet: str | Path, *, seed: int | None) -> pd.DataFrame:
     """Read and check the sheet; the result has a column ``setting`` of `Setting`.
 
     Args:
-        seed: training seed of every LoRA.
+        seed: training seed of every LoRA; None if it was trained elsewhere and released.
 
     Raises:
         FileNotFoundError: if there is no sheet.
@@ -101,21 +117,29 @@ def _parse(row: dict[str, str], where: str, seed: int) -> Setting:
     model, task = row["model"], row["task"]
     if row["table"] not in ("1", "2", ""):
         raise ValueError(f"{where}: table is {row['table']!r}, expected 1, 2 or nothing")
+    if row["prompts"] not in ("all", "subset"):
+        raise ValueError(f"{where}: prompts is {row['prompts']!r}, expected all or subset")
     if not re.fullmatch(r"[a-z0-9_]+", row["group"]):
         raise ValueError(f"{where}: group is {row['group']!r}, expected lower-case letters")
     if task not in ("i2v", "t2v"):
         raise ValueError(f"{where}: task is {task!r}, expected i2v or t2v")
     steps = _number(row, "steps", int, where)
-    if steps < 1:
-        raise ValueError(f"{where}: steps is {steps}, expected at least 1")
+    if not 1 <= steps <= MAX_STEPS:
+        raise ValueError(f"{where}: steps is {steps}, expected 1 to {MAX_STEPS}")
     lora = ("rank", "iteration", "alpha")
     if model == BASE:
         filled = [column for column in lora if row[column]]
         if filled:
             raise ValueError(f"{where}: model base has no LoRA, but {', '.join(filled)} is given")
         return Setting(model=model, task=task, steps=steps)
-    rank = _number(row, "rank", int, where)
     iteration = _number(row, "iteration", int, where)
+    if iteration < 1:
+        raise ValueError(f"{where}: iteration is {iteration}, expected at least 1")
+    if not row["rank"] and not row["alpha"]:
+        return Setting(model=model, task=task, steps=steps, iteration=iteration, seed=seed)
+    rank = _number(row, "rank", int, where)
+    if rank < 1:
+        raise ValueError(f"{where}: rank is {rank}, expected at least 1")
     alpha = _number(row, "alpha", float, where)
     if not 0 < alpha <= 10:
         raise ValueError(f"{where}: alpha is {alpha}, expected above 0 and at most 10")
@@ -138,25 +162,50 @@ def _number(row: dict[str, str], column: str, kind: type, where: str):
         raise ValueError(f"{where}: {column} is {row[column]!r}, expected {wanted}") from None
 
 
-def check_trained(
-    experiments: pd.DataFrame, *, models: list[str], ranks: list[int], iterations: list[int]
-) -> None:
-    """Check that training makes every LoRA that the sheet asks for.
+def check_available(experiments: pd.DataFrame, config: dict) -> None:
+    """Check that the configuration provides all weights and prompts that the sheet asks for.
 
     Raises:
         ValueError: that names the row, what it asks for, and the config key that lacks it.
     """
-    for line, setting in enumerate(experiments["setting"], start=2):
+    train, lora = config["train"], config["lora"]
+    released = lora["source"] == "released"
+    full = not released and train["method"] == "full"
+    if released:
+        asks = "lora.source released"
+        provided = {
+            "model": ("the main setting's model", [main_setting(experiments).model]),
+            "rank": ("lora.rank", [lora["rank"]]),
+            "iteration": ("lora.iteration", [lora["iteration"]]),
+        }
+    else:
+        asks = f"train.method {train['method']}"
+        provided = {
+            "model": ("train.models", train["models"]),
+            "rank": ("train.ranks", train["ranks"]),
+            "iteration": ("train.iterations", train["iterations"]),
+        }
+    for line, row in enumerate(experiments.to_dict("records"), start=2):
+        setting = row["setting"]
+        if row["prompts"] == "subset" and "subset" not in config["suite"]:
+            raise ValueError(
+                f"experiments row {line} asks for a subset of the prompts, but config key "
+                "suite.subset is missing"
+            )
         if setting.model == BASE:
             continue
-        for column, value, made, key in (
-            ("model", setting.model, models, "train.models"),
-            ("rank", setting.rank, ranks, "train.ranks"),
-            ("iteration", setting.iteration, iterations, "train.iterations"),
-        ):
-            if value not in made:
+        if full != (setting.rank is None):
+            wanted = "an empty rank and alpha" if full else "a rank and an alpha"
+            raise ValueError(
+                f"experiments row {line}: {asks} expects {wanted}, "
+                f"found rank {row['rank']!r} and alpha {row['alpha']!r}"
+            )
+        for column, (key, made) in provided.items():
+            value = getattr(setting, column)
+            if value is not None and value not in made:
                 raise ValueError(
-                    f"experiments row {line}: {column} {value} is not trained; "
+                    f"experiments row {line}: {column} {value} is not "
+                    f"{'the released LoRA' if released else 'trained'}; "
                     f"{key} is {', '.join(map(str, made))}"
                 )
 
@@ -194,6 +243,18 @@ def published_key(table2: pd.DataFrame) -> pd.Series:
 def unique_settings(experiments: pd.DataFrame) -> dict[str, Setting]:
     """Every setting of the sheet once, by name."""
     return {setting.name: setting for setting in experiments["setting"]}
+
+
+def prompt_sets(experiments: pd.DataFrame) -> dict[str, str]:
+    """``all`` or ``subset`` by setting name: what is sampled so that each row has its videos.
+
+    The subset is part of all prompts, so a setting that one row wants on all prompts and
+    another on the subset is sampled once, on all.
+    """
+    wants_all = {
+        row["setting"].name for row in experiments.to_dict("records") if row["prompts"] == "all"
+    }
+    return {n: "all" if n in wants_all else "subset" for n in unique_settings(experiments)}
 
 
 def main_setting(experiments: pd.DataFrame) -> Setting:
@@ -241,5 +302,5 @@ def settings_over_seeds(experiments: pd.DataFrame, seeds: list[int]) -> dict[str
         for s in unique_settings(experiments).values()
         if s.model == BASE or s.alpha == main.alpha or replace(s, alpha=main.alpha) == main
     ]
-    repeated = [s if s.model == BASE else replace(s, seed=seed) for s in near for seed in seeds]
+    repeated = [s if s.seed is None else replace(s, seed=seed) for s in near for seed in seeds]
     return {s.name: s for s in repeated}

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 
 from pusa.experiments import Setting, published_key
 from pusa.suite import SuitePrompt, load_image
-from pusa.tables import setting_scores
+from pusa.tables import row_scores
 from pusa.video import read_video, write_video
 
 STYLE = {
@@ -63,10 +63,16 @@ def plot_scores(
     published: pd.DataFrame,
     main: Setting,
     out: Path,
+    *,
+    subset: dict[str, int] | None,
 ) -> None:
-    """Total score against alpha, rank, iterations and steps; the paper's curve beside ours."""
+    """Total score against alpha, rank, iterations and steps; the paper's curve beside ours.
+
+    A panel that the sheet has nothing for is left empty.
+    """
     ours = experiments[experiments["table"] == "2"]
-    ours = ours.assign(total=[setting_scores(scores[s.name])["total"] for s in ours["setting"]])
+    totals = [row_scores(row, scores, subset)["total"] for row in ours.to_dict("records")]
+    ours = ours.assign(total=totals)
     paper = published.assign(published=published_key(published))
     both = ours[["group", "published", "setting", "total"]].merge(
         paper, on=["group", "published"], how="left", suffixes=("", "_paper")
@@ -74,18 +80,18 @@ def plot_scores(
     for field in ("rank", "iteration", "alpha", "steps"):
         both[field] = [getattr(s, field) for s in both["setting"]]
 
-    at_alpha = both["alpha"] == main.alpha
+    at_alpha = both["alpha"].isna() if main.alpha is None else both["alpha"] == main.alpha
     at_main_weights = (both["rank"] == main.rank) & (both["iteration"] == main.iteration)
     panels = (
         ("alpha", "alpha (lora_scale)", both[(both["group"] == "iterations") & at_main_weights]),
-        ("rank", f"LoRA rank, alpha {main.alpha:g}", both[(both["group"] == "lora") & at_alpha]),
+        ("rank", f"LoRA rank, alpha {main.alpha}", both[(both["group"] == "lora") & at_alpha]),
         ("iteration", "iterations", both[(both["group"] == "iterations") & at_alpha]),
         ("steps", "sampling steps", both[both["group"] == "steps"]),
     )
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 4, figsize=(13, 3), layout="constrained")
         for axis, (field, name, part) in zip(axes, panels, strict=True):
-            part = part.sort_values(field)
+            part = part.dropna(subset=[field]).sort_values(field)
             positions = np.arange(len(part))
             ours_line = axis.plot(positions, part["total"], marker="o", label="here")
             axis.set(xlabel=name, ylabel="total, here")
@@ -97,6 +103,8 @@ def plot_scores(
                 label="paper, its own setting",
             )  # fmt: skip
             twin.set_ylabel("total, paper")
+            for side in (axis, twin):
+                side.set_visible(not part.empty)
         figure.legend(
             handles=ours_line + paper_line, loc="outside lower center", ncols=2, frameon=False
         )

@@ -22,6 +22,7 @@ from pusa.models import (
     load_vae,
     pixels_to_frames,
 )
+from pusa.provenance import describe_device
 from pusa.sampler import model_velocity, noise_for, sample_latents
 from pusa.suite import SuitePrompt, load_image
 from pusa.video import read_settings, write_video
@@ -63,7 +64,7 @@ def generate_suite(
             ``model``.
 
     Returns:
-        One row per video: ``file, index, prompt, sample``.
+        One row per video: ``file, index, prompt, sample``, and the ``device`` of this call.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -101,7 +102,8 @@ def generate_suite(
             for (prompt, sample, record), video in zip(batch, frames, strict=True):
                 write_video(out / prompt.video_name(sample), video, record)
             progress.update(len(batch))
-    return pd.DataFrame(rows, columns=["file", "index", "prompt", "sample"])
+    table = pd.DataFrame(rows, columns=["file", "index", "prompt", "sample"])
+    return table.assign(device=describe_device())
 
 
 def _sample_batch(batch, settings: SampleSettings, vae, velocity, embeds, device) -> torch.Tensor:

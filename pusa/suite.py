@@ -7,7 +7,7 @@ in ``crop/<ratio>/`` for the aspect ratios 1-1, 8-5, 7-4 and 16-9.
 import csv
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 INFO_FILE = "vbench2_i2v_full_info.json"
 KINDS = ("subject", "background", "camera")
+#: Prompts of each kind in VBench-I2V's published list.
+VBENCH_COUNTS = {"subject": 246, "background": 109, "camera": 763}
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ def read_suite(
     """Read the suite with the images whose aspect ratio is nearest to ``width / height``.
 
     Args:
-        counts: how many prompts of each kind to take, the first of the file; all if None.
+        counts: how many prompts of each kind to take, by the rule of `choose_subset`; all if
+            None.
 
     Raises:
         FileNotFoundError: if the list, the image folder or an image is missing.
@@ -61,9 +64,62 @@ def read_suite(
     """
     folder = Path(folder)
     info_file = folder / INFO_FILE
+    prompts = _read_info(info_file)
+    images = folder / "crop" / _nearest_ratio(folder / "crop", width / height)
+    prompts = [replace(p, image=images / p.image) for p in prompts]
+    if counts is not None:
+        try:
+            prompts = [prompts[i] for i in choose_subset([p.kind for p in prompts], counts)]
+        except ValueError as error:
+            raise ValueError(f"{info_file}: {error}") from None
+    for image in {p.image for p in prompts}:
+        _open_image(image)
+    return prompts
+
+
+def choose_subset(kinds: list[str], counts: dict[str, int]) -> list[int]:
+    """Places of the prompts of a subset, spread evenly over each kind in the suite's order.
+
+    VBench-I2V lists the prompts about one image, or one camera motion, in a row: its first
+    fifty would show a few images only.
+
+    Args:
+        kinds: the kind of every prompt, in the suite's order.
+        counts: how many of each kind to take.
+
+    Raises:
+        ValueError: if there are fewer of a kind than asked for.
+    """
+    chosen = []
+    for kind in KINDS:
+        places = [i for i, k in enumerate(kinds) if k == kind]
+        wanted = counts[kind]
+        if wanted > len(places):
+            raise ValueError(f"{len(places)} {kind} prompts, but {wanted} were asked for")
+        chosen += [places[n * len(places) // wanted] for n in range(wanted)]
+    return chosen
+
+
+def count_prompts(folder: str | Path) -> dict[str, int]:
+    """Prompts of each kind in a suite's list, without looking at its images.
+
+    Raises:
+        FileNotFoundError: if there is no list.
+    """
+    kinds = [prompt.kind for prompt in _read_info(Path(folder) / INFO_FILE)]
+    return {kind: kinds.count(kind) for kind in KINDS}
+
+
+def load_image(path: Path, *, height: int, width: int) -> np.ndarray:
+    """An image as ``uint8`` ``(height, width, 3)``: resized to cover, then cropped centrally."""
+    image = ImageOps.fit(_open_image(path), (width, height), Image.Resampling.BICUBIC)
+    return np.asarray(image)
+
+
+def _read_info(info_file: Path) -> list[SuitePrompt]:
+    """The list's entries; ``image`` is the file's name alone."""
     if not info_file.is_file():
         raise FileNotFoundError(f"{info_file} does not exist; expected VBench-I2V's prompt list")
-    images = folder / "crop" / _nearest_ratio(folder / "crop", width / height)
     prompts = []
     for index, entry in enumerate(json.loads(info_file.read_text())):
         for key in ("prompt_en", "dimension", "image_name"):
@@ -74,20 +130,10 @@ def read_suite(
                 index=index,
                 prompt=entry["prompt_en"],
                 dimensions=tuple(entry["dimension"]),
-                image=images / entry["image_name"],
+                image=Path(entry["image_name"]),
             )
         )
-    if counts is not None:
-        prompts = _take(prompts, counts, info_file)
-    for image in {p.image for p in prompts}:
-        _open_image(image)
     return prompts
-
-
-def load_image(path: Path, *, height: int, width: int) -> np.ndarray:
-    """An image as ``uint8`` ``(height, width, 3)``: resized to cover, then cropped centrally."""
-    image = ImageOps.fit(_open_image(path), (width, height), Image.Resampling.BICUBIC)
-    return np.asarray(image)
 
 
 def _nearest_ratio(crops: Path, ratio: float) -> str:
@@ -100,18 +146,6 @@ def _nearest_ratio(crops: Path, ratio: float) -> str:
         return abs(int(width) / int(height) - ratio)
 
     return min(found, key=distance)
-
-
-def _take(prompts: list[SuitePrompt], counts: dict[str, int], file: Path) -> list[SuitePrompt]:
-    taken = []
-    for kind in KINDS:
-        of_kind = [p for p in prompts if p.kind == kind]
-        if counts[kind] > len(of_kind):
-            raise ValueError(
-                f"{file} has {len(of_kind)} {kind} prompts, {counts[kind]} were asked for"
-            )
-        taken += of_kind[: counts[kind]]
-    return taken
 
 
 def _open_image(path: Path) -> Image.Image:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pusa.aggregate import NAMES, SHORT, dimension_scores, total_scores
+from pusa.aggregate import NAMES, SHORT, dimension_scores, restrict, total_scores
 from pusa.experiments import published_key
 from pusa.page import write_page
 
@@ -22,10 +22,26 @@ def setting_scores(scores: pd.DataFrame) -> dict[str, float]:
     return {**total_scores(dimensions), **dimensions}
 
 
+def row_scores(row: dict, scores: dict[str, pd.DataFrame], subset: dict | None) -> dict:
+    """`setting_scores` of a row of the sheet on its prompts, and the number of its videos."""
+    videos = scores[row["setting"].name]
+    if row["prompts"] == "subset":
+        videos = restrict(videos, subset)
+    return {"videos": videos["file"].nunique(), **setting_scores(videos)}
+
+
 def make_table1(
-    experiments: pd.DataFrame, scores: dict[str, pd.DataFrame], published: pd.DataFrame
+    experiments: pd.DataFrame,
+    scores: dict[str, pd.DataFrame],
+    published: pd.DataFrame,
+    subset: dict[str, int] | None,
 ) -> pd.DataFrame:
-    """Table 1: published models, then the rows of the sheet's table 1."""
+    """Table 1: published models, then the rows of the sheet's table 1.
+
+    Args:
+        scores: per-video scores of each setting, by its name.
+        subset: prompts of each kind that the sheet's ``subset`` stands for.
+    """
     rows = [
         {"model": row["model"], "group": row["group"], "source": "published", **_metrics(row)}
         for row in published.to_dict("records")
@@ -37,14 +53,17 @@ def make_table1(
                 "model": setting.label,
                 "group": row["group"],
                 "source": "here",
-                **setting_scores(scores[setting.name]),
+                **row_scores(row, scores, subset),
             }
         )
-    return pd.DataFrame(rows)
+    return _with_counts(rows)
 
 
 def make_table2(
-    experiments: pd.DataFrame, scores: dict[str, pd.DataFrame], published: pd.DataFrame
+    experiments: pd.DataFrame,
+    scores: dict[str, pd.DataFrame],
+    published: pd.DataFrame,
+    subset: dict[str, int] | None,
 ) -> pd.DataFrame:
     """Table 2: each published setting, and under it ours that stands beside it."""
     ours = experiments[experiments["table"] == "2"]
@@ -53,13 +72,23 @@ def make_table2(
         place = {c: row[c] for c in ("group", "rank", "iteration", "alpha", "steps")}
         rows.append({**place, "source": "published", **_metrics(row)})
         beside = ours[(ours["group"] == row["group"]) & (ours["published"] == key)]
-        rows += [_table2_row(r, scores) for r in beside.to_dict("records")]
+        rows += [_table2_row(r, scores, subset) for r in beside.to_dict("records")]
     alone = ours[ours["published"] == ""]
-    rows += [_table2_row(r, scores) for r in alone.to_dict("records")]
-    return pd.DataFrame(rows)
+    rows += [_table2_row(r, scores, subset) for r in alone.to_dict("records")]
+    return _with_counts(rows)
 
 
-def _table2_row(row: dict, scores: dict[str, pd.DataFrame]) -> dict:
+def _with_counts(rows: list[dict]) -> pd.DataFrame:
+    """Rows as a table, in which counts stay whole numbers where some rows have none."""
+    table = pd.DataFrame(rows)
+    counts = [c for c in ("rank", "iteration", "videos") if c in table.columns]
+    table = table.astype(dict.fromkeys(counts, "Int64"))
+    columns = [c for c in table.columns if c != "videos"]
+    columns.insert(columns.index("source") + 1, "videos")
+    return table[columns]
+
+
+def _table2_row(row: dict, scores: dict[str, pd.DataFrame], subset: dict | None) -> dict:
     setting = row["setting"]
     return {
         "group": row["group"],
@@ -68,7 +97,7 @@ def _table2_row(row: dict, scores: dict[str, pd.DataFrame]) -> dict:
         "alpha": "" if setting.alpha is None else str(setting.alpha),
         "steps": setting.steps,
         "source": "here",
-        **setting_scores(scores[setting.name]),
+        **row_scores(row, scores, subset),
     }
 
 

@@ -3,7 +3,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pusa.aggregate import DIMENSIONS, NAMES, dimension_scores, total_scores
+from pusa.aggregate import DIMENSIONS, NAMES, dimension_scores, restrict, total_scores
+from pusa.suite import read_suite
 
 PUBLISHED = Path(__file__).parents[1] / "config" / "published"
 
@@ -94,3 +95,36 @@ def test_nan_is_refused_with_its_video(videos):
     videos.loc[3, "value"] = float("nan")
     with pytest.raises(ValueError, match=r"background_consistency of video 0\.8\.mp4 is not a num"):
         dimension_scores(videos)
+
+
+# Subsets of the prompts
+
+
+@pytest.fixture
+def measured(prompts):
+    """Two samples of every prompt of the suite, with two measures each, in no order."""
+    rows = [
+        {"file": p.video_name(s), "index": p.index, "kind": p.kind, "dimension": d, "value": 0.5}
+        for p in prompts
+        for s in range(2)
+        for d in ("motion_match", "reference_psnr")
+    ]
+    return pd.DataFrame(rows).sample(frac=1, random_state=0)
+
+
+def test_subset_is_that_of_sampling(suite, measured):
+    counts = {"subject": 1, "background": 2, "camera": 3}
+    sampled = read_suite(suite, height=64, width=64, counts=counts)
+    part = restrict(measured, counts)
+    assert set(part["index"]) == {p.index for p in sampled}
+    assert len(part) == 4 * len(sampled)  # whole videos, with all their measures
+    assert restrict(part, counts).equals(part)
+
+
+def test_no_counts_are_all(measured):
+    assert restrict(measured, None) is measured
+
+
+def test_more_than_was_measured(measured):
+    with pytest.raises(ValueError, match="2 subject prompts, but 3 were asked for"):
+        restrict(measured, {"subject": 3, "background": 1, "camera": 1})

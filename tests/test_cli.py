@@ -1,12 +1,21 @@
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from pusa import cli
-from pusa.video import read_video
+from pusa.aggregate import NAMES
+from pusa.experiments import read_experiments, settings_over_seeds, unique_settings
+from pusa.provenance import TRAINING_FACTS
+from pusa.suite import choose_subset
+from pusa.video import read_video, write_video
+
+CONFIG = Path(__file__).parents[1] / "config"
 
 COMMANDS = [
     [command.name or command.callback.__name__.replace("_", "-")]
@@ -88,14 +97,33 @@ def test_module_answers_without_torch():
             "6 of 6 clips cannot be used",
         ),
         (["cache-prompts", "{t}", "{m}", "{t}/p", *SIDES, "--text-tokens", 20], "does not exist"),
-        (["merge-lora", "{m}/transformer", "{t}/none", "{t}/out", "--scale", 1], "LoRA"),
-        (["score", "{s}", "{t}/s.csv", "{t}/manifest.csv", *SIDES], "0000-0.mp4 is missing"),
+        (
+            [
+                "merge-lora",
+                "--base",
+                "{m}/transformer",
+                "--lora",
+                "{t}/none",
+                "--scale",
+                1,
+                "--out",
+                "{t}/out",
+            ],
+            "LoRA",
+        ),
+        (["score", "{s}", "{t}", "{t}/s.csv", *SIDES], "0000-0.mp4 is missing"),
+        (["score", "{s}", "{t}", "{t}/s.csv", *SIDES, "--shards", 2], "shard1.csv"),
+        (["measure-costs", "{t}/c.csv", "--benchmarks", "{t}/none", "--main-run", "a"], "none"),
+        (
+            ["effects", "{t}/e", "--experiments", "{t}/none", "--scores", "{t}", "--runs", "{t}"],
+            "experiments sheet",
+        ),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else value,
 )
 def test_user_error_is_one_line(run, tmp_path, dataset, model, suite, words, message):
     row = {"file": "0000-0.mp4", "index": 0, "prompt": "a", "sample": 0}
-    pd.DataFrame([row]).to_csv(tmp_path / "manifest.csv", index=False)
+    pd.DataFrame([row]).to_csv(tmp_path / "shard0.csv", index=False)
     places = {"d": dataset, "m": model, "s": suite, "t": tmp_path}
     code, _, err = run(*(w.format(**places) if isinstance(w, str) else w for w in words))
     assert code == 1
@@ -108,9 +136,9 @@ def test_user_error_is_one_line(run, tmp_path, dataset, model, suite, words, mes
 
 
 def test_error_of_a_process_has_no_traceback(tmp_path):
-    command = [sys.executable, "-m", "pusa", "merge-lora", "base", "none.safetensors", "out"]
+    command = [sys.executable, "-m", "pusa", "merge-lora", "--base", "base", "--lora", "none"]
     done = subprocess.run(
-        [*command, "--scale", "1"], cwd=tmp_path, capture_output=True, text=True,
+        [*command, "--scale", "1", "--out", "out"], cwd=tmp_path, capture_output=True, text=True,
         env={"PYTHONPATH": str(pytest.importorskip("pusa").__path__[0].removesuffix("pusa"))},
     )  # fmt: skip
     assert done.returncode == 1
@@ -118,7 +146,7 @@ def test_error_of_a_process_has_no_traceback(tmp_path):
 
 
 def test_missing_option_is_a_usage_error(run):
-    code, _, err = run("merge-lora", "a", "b", "c")
+    code, _, err = run("merge-lora", "--base", "a", "--lora", "b", "--out", "c")
     assert code == 2
     assert "--scale" in err
 
@@ -129,7 +157,7 @@ def test_a_mistake_of_ours_keeps_its_traceback(run, monkeypatch):
 
     monkeypatch.setattr("pusa.lora.merge_lora", broken)
     with pytest.raises(AssertionError, match="an invariant"):
-        run("merge-lora", "a", "b", "c", "--scale", 1)
+        run("merge-lora", "--base", "a", "--lora", "b", "--scale", 1, "--out", "c")
 
 
 def test_uncached_prompts_are_a_user_error(run, tmp_path, suite, model):
@@ -169,7 +197,8 @@ def test_sample_and_score(run, sample, tmp_path, suite):
     names = [list(pd.read_csv(shard)["file"]) for shard in shards]
     assert names == [["0000-0.mp4", "0004-0.mp4"], ["0002-0.mp4"]]
     assert read_video(tmp_path / "0004-0.mp4").shape == (9, 64, 64, 3)
-    code, _, err = run("score", suite, tmp_path / "scores.csv", *shards, *SIDES)
+    assert pd.read_csv(shards[0])["device"].notna().all()
+    code, _, err = run("score", suite, tmp_path, tmp_path / "scores.csv", *SIDES, "--shards", 2)
     assert code == 0, err
     table = pd.read_csv(tmp_path / "scores.csv")
     assert set(table["index"]) == {0, 2, 4}
@@ -181,8 +210,15 @@ def test_more_shards_than_prompts(run, sample, tmp_path, suite):
     shards = [tmp_path / f"shard{i}.csv" for i in range(4)]
     for i, shard in enumerate(shards):
         assert sample(shard, "--shard", i, "--shards", 4)[0] == 0
-    code, _, err = run("score", suite, tmp_path / "scores.csv", *shards, *SIDES)
+    code, _, err = run("score", suite, tmp_path, tmp_path / "scores.csv", *SIDES, "--shards", 4)
     assert code == 0, err
+
+
+def test_a_gpu_that_is_not_there(sample, tmp_path):
+    code, _, err = sample(tmp_path / "shard0.csv", "--device", "cuda")
+    assert code == 1
+    assert err.startswith("error: --device cuda: PyTorch")
+    assert not list(tmp_path.glob("*.csv"))
 
 
 def test_cache_prompts_takes_the_negative_prompt_from_a_file(run, tmp_path, suite, model):
@@ -195,3 +231,167 @@ def test_cache_prompts_takes_the_negative_prompt_from_a_file(run, tmp_path, suit
     )  # fmt: skip
     assert code == 0, err
     assert PromptCache(tmp_path / "p.safetensors").negative_prompt == "blue dots"
+
+
+# From scores to tables, figures and records
+
+
+COUNTS = {"subject": 2, "background": 2, "camera": 3}  # of 2, 2 and 9
+SUBSET = [word for kind, n in COUNTS.items() for word in (f"--{kind}", n)]
+MAIN = "pusa-rank512-seed0-iteration900-alpha1.4-i2v-steps10"
+
+
+@pytest.fixture
+def study(tmp_path, prompts):
+    """Options that name the paper's sheet and scores of all its settings, made up.
+
+    Where alpha is 1.4 they are 0.8 on the prompts of `COUNTS` and 0.1 on others.
+    """
+    sheet = CONFIG / "experiments.tsv"
+    chosen = choose_subset([p.kind for p in prompts], COUNTS)
+    table = read_experiments(sheet, seed=0)
+    settings = unique_settings(table) | settings_over_seeds(table, [0, 1])
+    for setting in settings.values():
+        write_scores(tmp_path / "scores", setting, prompts, chosen)
+    return ["--experiments", sheet, "--scores", tmp_path / "scores", "--seed", 0]
+
+
+def write_scores(folder, setting, prompts, chosen):
+    table = pd.DataFrame(
+        {
+            "file": p.video_name(0),
+            "index": p.index,
+            "kind": p.kind,
+            "dimension": name,
+            "value": (0.8 if p.index in chosen else 0.1) if setting.alpha == 1.4 else 0.5,
+        }
+        for p in prompts
+        for name in NAMES
+    )
+    folder.mkdir(exist_ok=True)
+    table.to_csv(folder / f"{setting.name}.csv", index=False)
+
+
+@pytest.fixture
+def training(tmp_path):
+    """A folder with the run of every seed: its logs."""
+    for run in ("pusa-rank512", "pusa-rank256", "control-rank512"):
+        for seed in (0, 1):
+            folder = tmp_path / "lora" / f"{run}-seed{seed}"
+            folder.mkdir(parents=True)
+            (folder / "training.csv").write_text(
+                "iteration,loss,elapsed_seconds\n1,1.0,1800\n2,0.8,3600\n"
+            )
+            losses = ("asynchronous", "image_to_video", "synchronous")
+            rows = [f"{i},{name},{1 - i / 10}" for i in (0, 2) for name in losses]
+            (folder / "validation.csv").write_text("\n".join(["iteration,loss,value", *rows]))
+            (folder / "run.json").write_text(json.dumps(dict.fromkeys(TRAINING_FACTS, "x")))
+    return tmp_path / "lora"
+
+
+def test_tables(run, study, tmp_path):
+    costs = "stage,jobs,hours,gpu_hours,usd\ntotal,1,2.0,16.0,40.0\n"
+    (tmp_path / "costs.csv").write_text(costs)
+    published = [x for n in (1, 2) for x in (f"--table{n}", CONFIG / f"published/table{n}.csv")]
+    code, _, err = run(
+        "tables", tmp_path / "out", *study, *published, "--costs", tmp_path / "costs.csv",
+        "--scale", "A small run.", *SUBSET,
+    )  # fmt: skip
+    assert code == 0, err
+    one, two = (pd.read_csv(tmp_path / "out" / f"table{n}.csv") for n in (1, 2))
+    ours = one[one["source"] == "here"]
+    assert list(ours["videos"]) == [7, 13]  # the base's of the subset, the main setting's of all
+    assert (two["source"] == "here").sum() == 32
+    assert set(two["videos"].dropna()) == {7}
+    at = two[(two["group"] == "steps") & (two["steps"] == 10) & (two["source"] == "here")]
+    assert list(at["i2v_subject"]) == [80]  # without the prompts beyond the subset
+    page = (tmp_path / "out" / "table1.html").read_text()
+    assert "A small run. Cost: everything in this folder took 16.0 GPU-hours, $40.00" in page
+
+
+def test_effects_of_one_seed_and_of_several(run, study, training, tmp_path):
+    options = [*study, "--runs", training, "--scale", "A small run.", *SUBSET]
+    code, _, err = run("effects", tmp_path / "one.csv", *options)
+    assert code == 0, err
+    several = ["--effect-seed", 0, "--effect-seed", 1]
+    code, _, err = run("effects", tmp_path / "two.csv", *options, *several)
+    assert code == 0, err
+    for name, seeds in (("one", 1), ("two", 2)):
+        table = pd.read_csv(tmp_path / f"{name}.csv").set_index(["effect", "measure"])
+        row = table.loc[("follows the image better than base + VTA", "i2v_subject")]
+        assert row["difference"] == pytest.approx(30)  # on the subset
+        assert (row["verdict"], row["seeds"]) == ("holds", seeds)
+        assert "Validation loss" in (tmp_path / f"{name}.md").read_text()
+
+
+def test_plots_of_losses_and_scores(run, study, training, tmp_path):
+    code, _, err = run("plot-losses", tmp_path / "losses.png", training / "pusa-rank512-seed0")
+    assert code == 0, err
+    table2 = CONFIG / "published/table2.csv"
+    code, _, err = run("plot-scores", tmp_path / "scores.png", *study, "--table2", table2, *SUBSET)
+    assert code == 0, err
+    for name in ("losses", "scores"):
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            assert picture.width > picture.height
+
+
+def test_pictures_of_videos(run, suite, prompts, study, tmp_path):
+    for prompt in prompts:  # all of the main setting, the subset's of the base
+        for name in (MAIN, "base-i2v-steps10"):
+            clip = read_video(suite / "reference" / prompt.reference_name)[:5]
+            (tmp_path / "samples" / name).mkdir(parents=True, exist_ok=True)
+            if name == MAIN or prompt.index in (0, 1, 2, 3, 4, 7, 10):
+                write_video(tmp_path / "samples" / name / prompt.video_name(0), clip)
+    options = [
+        suite, "--experiments", study[1], "--samples", tmp_path / "samples", "--seed", 0, *SIDES,
+    ]  # fmt: skip
+    for command, name in (("plot-figure3", "figure3.png"), ("contact-sheet", "sheet.png")):
+        code, _, err = run(command, tmp_path / name, *options, *SUBSET)
+        assert code == 0, err
+        with Image.open(tmp_path / name) as picture:
+            assert picture.width > 100
+    assert read_video(tmp_path / "sheet.mp4").shape == (5, 2 * 256, 6 * 256, 3)  # of seven
+
+
+def test_costs_and_provenance(run, training, tmp_path):
+    benchmarks = tmp_path / "benchmarks/train_lora"
+    benchmarks.mkdir(parents=True)
+    runs = []
+    for name in ("pusa-rank512-seed0", "control-rank512-seed0"):
+        (benchmarks / f"{name}.tsv").write_text("s\th:m:s\n1800.0\t0:30:00\n")
+        runs += ["--run", training / name]
+    code, _, err = run(
+        "measure-costs", tmp_path / "costs.csv", "--benchmarks", tmp_path / "benchmarks", *runs,
+        "--main-run", "pusa-rank512-seed0", "--gpus", "train_lora=8", "--gpus", "sample_videos=1",
+        "--usd-per-gpu-hour", 2.5,
+    )  # fmt: skip
+    assert code == 0, err
+    costs = pd.read_csv(tmp_path / "costs.csv").set_index("stage")
+    assert costs["gpu_hours"].to_dict() == {
+        "train_lora: pusa-rank512-seed0": 8,
+        "train_lora": 16,
+        "total": 16,
+    }
+    assert costs.loc["total", "usd"] == 40
+
+    (tmp_path / "samples/base").mkdir(parents=True)
+    (tmp_path / "samples/base/shard0.csv").write_text("file,device\n0.mp4,1 x A\n")
+    (tmp_path / "download.json").write_text('{"repo": "a/b", "commit": "abc", "files": {}}')
+    config = {
+        "lora": {"source": "trained"},
+        "train": {"seed": 0},
+        "sample": {"seed": 0},
+        "effects": {"seeds": [0]},
+    }
+    code, _, err = run(
+        "record-provenance", tmp_path / "provenance", "--config", json.dumps(config),
+        "--costs", tmp_path / "costs.csv", "--benchmarks", tmp_path / "benchmarks",
+        "--samples", tmp_path / "samples", *runs, "--download-record", tmp_path / "download.json",
+    )  # fmt: skip
+    assert code == 0, err
+    record = json.loads((tmp_path / "provenance.json").read_text())
+    assert record["config"] == config
+    assert record["devices"] == {"sampling": ["1 x A"]}
+    assert record["training"].keys() == {"pusa-rank512-seed0", "control-rank512-seed0"}
+    assert record["downloads"][str(tmp_path)]["commit"] == "abc"
+    assert {p.suffix for p in tmp_path.glob("provenance.*")} == {".json", ".md", ".html"}

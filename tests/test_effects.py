@@ -107,6 +107,29 @@ def test_one_thing_varies_at_a_time():
     }
 
 
+def test_full_training_varies_iterations_and_steps():
+    main = replace(MAIN, rank=None, alpha=None)
+    variants = (
+        replace(main, iteration=50),
+        replace(main, iteration=100),
+        replace(main, iteration=400),
+        replace(main, steps=2),
+    )
+    found = {c.effect for c in comparisons([BASE, main, *variants], main) if c.before != BASE}
+    assert found == {"more iterations help", "then a plateau", "10 steps beat 2"}
+
+
+def test_released_lora_varies_alpha_and_steps():
+    main = replace(MAIN, seed=None)
+    found = comparisons([BASE, main, replace(main, alpha=2.0), replace(main, steps=20)], main)
+    assert {c.effect for c in found if c.before != BASE} == {
+        "20 steps add little to 10",
+        "alpha 1.4 beats 2",
+        "a higher alpha is more consistent",
+        "a higher alpha moves less",
+    }
+
+
 # Verdicts
 
 
@@ -229,10 +252,40 @@ def test_validation_losses_are_averaged_over_seeds(tmp_path):
     ]
 
 
+def test_validation_losses_of_full_training(tmp_path):
+    file = tmp_path / "pusa-full-seed0" / "validation.csv"
+    file.parent.mkdir()
+    file.write_text("iteration,loss,value\n5,synchronous,0.2\n")
+    assert validation_losses([file]).to_dict("records") == [
+        {"model": "pusa", "rank": "full", "iteration": 5, "synchronous": 0.2}
+    ]
+
+
+def test_released_lora_has_no_losses(tmp_path):
+    losses = validation_losses([])
+    assert losses.empty
+    result = measured({BASE: scores(seed=1), MAIN: scores(0.1, seed=2)}).reset_index()
+    write_effects(result, losses, tmp_path / "effects", "A small run.")
+    assert "Validation loss" not in (tmp_path / "effects.md").read_text()
+
+
 def test_read_scores(tmp_path):
     file = tmp_path / "a.csv"
     scores().to_csv(file, index=False)
     assert set(NAMES) < set(read_scores({"a": file})["a"]["dimension"])
+
+
+def test_settings_sampled_on_all_prompts_are_compared_on_the_subset(tmp_path):
+    counts = {"subject": 3, "background": 3, "camera": 3}
+    files = {MAIN.name: tmp_path / "main.csv", BASE.name: tmp_path / "base.csv"}
+    everything = scores(noise=0)  # six prompts of each kind; every second is in the subset
+    part = everything[everything["index"] % 2 == 0]
+    outside = everything["index"] % 2 == 1
+    everything.assign(value=everything["value"] + 0.1 + 0.3 * outside).to_csv(files[MAIN.name])
+    part.to_csv(files[BASE.name])
+    values = read_scores(files, counts)
+    table = measured({MAIN: values[MAIN.name], BASE: values[BASE.name]})
+    assert row_of(table, "follows", "i2v_subject")["difference"] == pytest.approx(10)
 
 
 @pytest.mark.parametrize("damage", ["missing", "nan"])

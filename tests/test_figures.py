@@ -1,12 +1,14 @@
+from dataclasses import replace
 from pathlib import Path
 
+import matplotlib.figure
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from pusa.aggregate import NAMES
-from pusa.experiments import Setting, read_experiments
+from pusa.aggregate import NAMES, total_scores
+from pusa.experiments import Setting, main_setting, read_experiments
 from pusa.figures import make_contact_sheet, plot_figure3, plot_losses, plot_scores
 from pusa.video import read_video, write_video
 
@@ -40,15 +42,87 @@ def test_losses(tmp_path):
     assert not_blank(tmp_path / "losses.png")
 
 
-def test_scores(tmp_path):
-    sheet = read_experiments(CONFIG / "demo_experiments.tsv", seed=0)
+KINDS = ["subject", "subject", "background", "camera"]
+SUBSET = {"subject": 1, "background": 1, "camera": 1}
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that were saved."""
+    seen, save = [], matplotlib.figure.Figure.savefig
+
+    def recording(figure, *arguments, **options):
+        seen.append(figure)
+        save(figure, *arguments, **options)
+
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", recording)
+    return seen
+
+
+def curves(figure):
+    """Labels and totals of our curve in each panel, and the paper's totals."""
+    ours, papers = figure.axes[:4], figure.axes[4:]
+    return [
+        (
+            [label.get_text() for label in axis.get_xticklabels()],
+            list(axis.lines[0].get_ydata()),
+            list(twin.lines[0].get_ydata()),
+        )
+        for axis, twin in zip(ours, papers, strict=True)
+    ]
+
+
+def plot(sheet, out, *, outside=0.5):
+    """Plot a sheet whose scores are all 0.5, but ``outside`` for the prompt beyond the subset."""
     scores = {
-        s.name: pd.DataFrame([{"file": "a", "dimension": n, "value": 0.5} for n in NAMES])
+        s.name: pd.DataFrame(
+            {"file": f"{i}.mp4", "index": i, "kind": kind, "dimension": name,
+             "value": outside if i == 1 else 0.5}
+            for i, kind in enumerate(KINDS) for name in NAMES
+        )
         for s in sheet["setting"]
-    }
+    }  # fmt: skip
     published = pd.read_csv(CONFIG / "published" / "table2.csv", dtype={"alpha": str})
-    plot_scores(sheet, scores, published, MAIN, tmp_path / "scores.png")
-    assert not_blank(tmp_path / "scores.png")
+    plot_scores(sheet, scores, published, main_setting(sheet), out, subset=SUBSET)
+    assert not_blank(out)
+
+
+def test_scores(tmp_path, drawn):
+    """The paper's sheet: at the main setting or beside it, ours beside the published total."""
+    sheet = read_experiments(CONFIG / "experiments.tsv", seed=0)
+    plot(sheet, tmp_path / "scores.png", outside=0.0)
+    alpha, rank, iteration, steps = curves(drawn[0])
+    assert alpha[0] == ["1", "1.4", "1.7", "2"]
+    assert rank[0] == ["256", "512"]
+    assert iteration[0] == ["150", "450", "750", "900", "1200"]
+    assert steps[0] == ["2", "5", "10", "20"]
+    assert steps[2][2] == alpha[2][1] == iteration[2][3] == 87.69
+    total = total_scores(dict.fromkeys(NAMES, 50.0))["total"]  # of the subset alone
+    assert alpha[1] + rank[1] + iteration[1] + steps[1] == pytest.approx([total] * 15)
+
+
+def test_scores_of_a_released_lora(tmp_path, drawn):
+    sheet = read_experiments(CONFIG / "released_experiments.tsv", seed=None)
+    plot(sheet, tmp_path / "scores.png")
+    alpha, rank, iteration, steps = (labels for labels, _, _ in curves(drawn[0]))
+    assert (alpha, steps) == (["1", "1.4", "1.7", "2"], ["2", "5", "10", "20"])
+    assert (rank, iteration) == ([], ["900"])
+    assert [axis.get_visible() for axis in drawn[0].axes] == [True, False, True, True] * 2
+
+
+def test_scores_of_full_training(tmp_path, drawn):
+    sheet = read_experiments(CONFIG / "experiments.tsv", seed=0)
+    full = [s if s.rank is None else replace(s, rank=None, alpha=None) for s in sheet["setting"]]
+    repeated = pd.DataFrame({"group": sheet["group"], "setting": full}).duplicated()
+    plot(sheet.assign(setting=full)[~repeated], tmp_path / "scores.png")
+    labels = [labels for labels, _, _ in curves(drawn[0])]
+    assert labels == [[], [], ["150", "450", "750", "900", "1200"], ["2", "5", "10", "20"]]
+
+
+def test_scores_without_a_table(tmp_path, drawn):
+    sheet = read_experiments(CONFIG / "experiments.tsv", seed=0)
+    plot(sheet[sheet["table"] == "1"], tmp_path / "scores.png")
+    assert not any(axis.get_visible() for axis in drawn[0].axes)
 
 
 @pytest.mark.parametrize("with_references", [False, True])
@@ -69,5 +143,16 @@ def test_contact_sheet(tmp_path, samples, prompts):
     make_contact_sheet(prompts[:2], MAIN, samples, tmp_path / "sheet.png")
     assert not_blank(tmp_path / "sheet.png")
     grid = read_video(tmp_path / "sheet.mp4")
-    assert len(grid) == 9
-    assert grid.shape[2] > grid.shape[1] >= 64
+    assert grid.shape == (9, 256, 2 * 256, 3)
+
+
+def test_contact_sheet_of_many_prompts(tmp_path, samples, prompts, drawn):
+    """At most 24 of them, the first and the last among them; wide clips are made smaller."""
+    many = [replace(prompts[0], index=i, prompt=f"prompt {i}") for i in range(50)]
+    for prompt in many:
+        write_video(tmp_path / prompt.video_name(0), np.full((5, 32, 512, 3), 99, np.uint8))
+    make_contact_sheet(many, MAIN, tmp_path, tmp_path / "sheet.png")
+    shown = [axis.get_title() for axis in drawn[0].axes]
+    assert len(shown) == len(set(shown)) == 24
+    assert (shown[0], shown[-1]) == ("prompt 0", "prompt 49")
+    assert read_video(tmp_path / "sheet.mp4").shape == (5, 4 * 16, 6 * 256, 3)

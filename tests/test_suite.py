@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pusa.suite import INFO_FILE, SuitePrompt, load_image, read_suite
+from pusa.suite import (
+    INFO_FILE,
+    SuitePrompt,
+    choose_subset,
+    count_prompts,
+    is_complete,
+    load_image,
+    read_suite,
+)
 
 
 def entry(prompt="a red circle", dimensions=("i2v_subject",), image="a.jpg"):
@@ -62,16 +70,72 @@ def test_nearest_ratio(build, height, width, ratio):
     assert prompt.image.parent.name == ratio
 
 
-def test_counts_take_the_first_of_each_kind(suite):
+def test_counts_take_prompts_from_all_over_each_kind(suite):
+    """Of two subject, two background and nine camera prompts."""
     counts = {"subject": 1, "background": 2, "camera": 3}
     prompts = read_suite(suite, height=64, width=64, counts=counts)
-    assert [p.index for p in prompts] == [0, 2, 3, 4, 5, 6]
+    assert [p.index for p in prompts] == [0, 2, 3, 4, 7, 10]
     assert [p.kind for p in prompts] == ["subject"] + ["background"] * 2 + ["camera"] * 3
+
+
+KINDS = ["subject", "camera", "camera", "background", "camera", "subject", "camera"]
+
+
+@pytest.mark.parametrize(
+    ("counts", "places"),
+    [
+        ((2, 1, 4), [0, 5, 3, 1, 2, 4, 6]),
+        ((1, 1, 2), [0, 3, 1, 4]),
+        ((1, 0, 3), [0, 1, 2, 4]),
+        ((0, 0, 0), []),
+    ],
+)
+def test_subset_of_mixed_kinds(counts, places):
+    counts = dict(zip(("subject", "background", "camera"), counts, strict=True))
+    assert choose_subset(KINDS, counts) == places
+
+
+@pytest.mark.parametrize("wanted", [1, 7, 50, 245, 246])
+def test_subset_is_spread_evenly(wanted):
+    counts = {"subject": wanted, "background": 0, "camera": 0}
+    chosen = choose_subset(["subject"] * 246, counts)
+    gaps = np.diff([*chosen, 246])
+    assert len(chosen) == wanted
+    assert chosen[0] == 0
+    assert gaps.max() - gaps.min() <= 1
+
+
+def test_subset_of_a_subset_is_itself():
+    counts = {"subject": 1, "background": 1, "camera": 2}
+    kinds = [KINDS[i] for i in choose_subset(KINDS, counts)]
+    assert choose_subset(kinds, counts) == list(range(4))
+
+
+def test_prompts_are_counted_without_images(suite, tmp_path):
+    assert count_prompts(suite) == {"subject": 2, "background": 2, "camera": 9}
+    shutil.copy(suite / INFO_FILE, tmp_path)
+    assert count_prompts(tmp_path) == count_prompts(suite)
+
+
+def test_count_of_a_missing_list(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"{INFO_FILE} does not exist"):
+        count_prompts(tmp_path)
+
+
+def test_manifest_is_complete_with_all_its_videos(tmp_path):
+    manifest = tmp_path / "shard0.csv"
+    manifest.write_text("file,index\n0000-0.mp4,0\n0001-0.mp4,1\n")
+    (tmp_path / "0000-0.mp4").touch()
+    assert not is_complete(manifest)
+    (tmp_path / "0001-0.mp4").touch()
+    assert is_complete(manifest)
 
 
 def test_too_many_are_asked_for(suite):
     counts = {"subject": 1, "background": 3, "camera": 3}
-    with pytest.raises(ValueError, match="has 2 background prompts, 3 were asked for"):
+    with pytest.raises(
+        ValueError, match=r"full_info\.json: 2 background prompts, but 3 were asked"
+    ):
         read_suite(suite, height=64, width=64, counts=counts)
 
 

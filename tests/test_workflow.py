@@ -11,69 +11,75 @@ import pandas as pd
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[1]
-MODEL = "pusa/tiny/model"
+from pusa.lora import convert_lora
+from tests.mini import ROOT, activated, snakemake, write_mini
+
 SHEET = """\
-table	group	published	model	task	rank	iteration	alpha	steps
-1	baseline		base	i2v				2
-1	ours	Ours	pusa	i2v	4	4	1.4	2
-2	lora	256/750/1.4/10	pusa	i2v	2	4	1.4	2
-2	lora	512/750/1.4/10	pusa	i2v	4	4	1.4	2
-2	steps	512/900/1.4/5	pusa	i2v	4	4	1.4	1
-2	steps	512/900/1.4/10	pusa	i2v	4	4	1.4	2
-2	iterations	512/150/1.4/10	pusa	i2v	4	2	1.4	2
-2	iterations	512/900/1.4/10	pusa	i2v	4	4	1.4	2
-	control		control	i2v	4	4	1.4	2
+table	group	published	prompts	model	task	rank	iteration	alpha	steps
+1	baseline		subset	base	i2v				2
+1	ours	Ours	all	pusa	i2v	4	4	1.4	2
+2	lora	256/750/1.4/10	subset	pusa	i2v	2	4	1.4	2
+2	lora	512/750/1.4/10	subset	pusa	i2v	4	4	1.4	2
+2	steps	512/900/1.4/5	subset	pusa	i2v	4	4	1.4	1
+2	steps	512/900/1.4/10	subset	pusa	i2v	4	4	1.4	2
+2	iterations	512/150/1.4/10	subset	pusa	i2v	4	2	1.4	2
+2	iterations	512/900/1.4/10	subset	pusa	i2v	4	4	1.4	2
+	control		subset	control	i2v	4	4	1.4	2
 """
-
-
-def snakemake(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
-    # As in an activated environment: the rules' commands are found beside this Python.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path}
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+MAIN = "pusa-rank4-seed0-iteration4-alpha1.4-i2v-steps2"
+MORE = {"subject": 3, "background": 2, "camera": 2}
 
 
 @pytest.fixture(scope="module")
 def mini(tmp_path_factory) -> Path:
-    """A configuration of the same workflow that takes a minute or two; its results folder."""
+    """A configuration of the same workflow that takes a minute or two; its results folder.
+
+    The suite has one prompt more than the subset, and a job makes four videos.
+    """
     results = tmp_path_factory.mktemp("mini") / "results"
-    results.mkdir()
-    counts = {"subject": 2, "background": 2, "camera": 2}
-    config = yaml.safe_load((ROOT / "config/demo.yaml").read_text())
-    config |= {"results": str(results), "experiments": str(results / "sheet.tsv")}
-    config["dataset"] |= {"path": str(results / "dataset"), "clips": 10}
-    config["suite"] |= {"path": str(results / "suite"), "prompts": counts}
-    config["clip"]["frames"] = 9
-    config["train"] |= {"ranks": [2, 4], "iterations": [2, 4], "validation_clips": 2}
-    config["effects"] = {"seeds": [0, 1], "prompts": counts}
-    (results / "sheet.tsv").write_text(SHEET)
-    (results / "config.yaml").write_text(yaml.safe_dump(config))
+    write_mini(
+        results,
+        train={"ranks": [2, 4], "iterations": [2, 4]},
+        sample={"videos_per_job": 4},
+        effects={"prompts": MORE},
+    )
+    (results / "mini.tsv").write_text(SHEET)
     return results
 
 
 def run(mini: Path, *arguments: str) -> subprocess.CompletedProcess:
-    return snakemake(*arguments, "--configfile", str(mini / "config.yaml"))
+    return snakemake(mini / "mini.yaml", *arguments)
+
+
+def dry_run(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "snakemake", "--dry-run", *arguments]
+    environment = activated(dict(os.environ))
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
 
 
 def planned_rules(mini: Path) -> set[str]:
     """Rules that a dry run would execute."""
     dry = run(mini, "--dry-run")
-    assert dry.returncode == 0, dry.stderr
-    return set(re.findall(r"^(?:local)?rule (\w+):", dry.stdout + dry.stderr, re.MULTILINE))
+    assert dry.returncode == 0, dry.stdout
+    return set(re.findall(r"^(?:local)?rule (\w+):", dry.stdout, re.MULTILINE))
 
 
 @pytest.mark.workflow
 def test_end_to_end(mini):
     finished = run(mini)
-    assert finished.returncode == 0, finished.stderr[-4000:]
+    assert finished.returncode == 0, finished.stdout[-4000:]
 
     # every reported number is there, each setting computed once
     table = pd.read_csv(mini / "tables/table2.csv")
     here = table[table["source"] == "here"]
     assert len(here) == 6 and here["total"].notna().all()
     assert len(list((mini / "scores/tables").glob("*.csv"))) == 6
+    # the setting of both tables is sampled once, on all prompts, and each row counts its own
+    ours = "pusa, rank 4, iteration 4, alpha 1.4, 2 steps"
+    table1 = pd.read_csv(mini / "tables/table1.csv").set_index("model")
+    assert table1.loc[ours, "videos"] == 7
+    assert set(here["videos"]) == {6}
+    assert len(list((mini / "samples/tables" / MAIN).glob("shard*.csv"))) == 2
     assert {"base + VTA, 2 steps", "pusa, rank 4, iteration 4, alpha 1.4, 2 steps"} <= set(
         pd.read_csv(mini / "tables/table1.csv")["model"]
     )
@@ -88,7 +94,9 @@ def test_end_to_end(mini):
     assert planned_rules(mini) == {
         "score_videos",
         "make_tables",
+        "measure_costs",
         "measure_effects",
+        "record_provenance",
         "plot_scores",
         "all",
     }
@@ -112,16 +120,80 @@ def test_finished_videos_survive_an_interruption(mini):
     before = {v.name: v.stat().st_mtime_ns for v in videos[1:]}
     manifest.unlink()
     videos[0].unlink()
-    assert run(mini, str(manifest)).returncode == 0
+    assert run(mini, "--", str(manifest)).returncode == 0
     assert videos[0].exists()
     assert before == {v.name: v.stat().st_mtime_ns for v in videos[1:]}
 
 
-def test_paper_config_builds_its_dag():
-    dry = snakemake("--dry-run")
+@pytest.mark.workflow
+def test_released_lora_takes_the_place_of_training(mini, tmp_path):
+    """A LoRA in the authors' layout gives the very scores of the training that it came from."""
+    trained = mini / "lora/pusa-rank4-seed0/iteration_4.safetensors"
+    if not trained.exists():
+        pytest.skip("needs the results of test_end_to_end")
+    convert_lora(trained, tmp_path / "pusa_v1.safetensors", to="authors")
+    lora = {"source": "released", "path": str(tmp_path), "file": "pusa_v1.safetensors"}
+    file = write_mini(tmp_path / "results", suite={"source": "folder", "path": str(mini / "suite")})
+    config = yaml.safe_load(file.read_text()) | {"lora": lora | {"rank": 4, "iteration": 4}}
+    del config["train"], config["dataset"]
+    file.write_text(yaml.safe_dump(config))
+
+    score = f"scores/tables/{MAIN}.csv".replace("seed0", "released")
+    done = snakemake(file, "--", str(tmp_path / "results" / score))
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert not (tmp_path / "results/training").exists()
+    released = pd.read_csv(tmp_path / "results" / score)
+    own = pd.read_csv(mini / f"scores/tables/{MAIN}.csv")
+    own = own[own["index"].isin(released["index"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(released, own)
+
+
+@pytest.mark.workflow
+def test_full_fine_tuning(mini, tmp_path):
+    """The whole transformer is trained, and sampled without a merge."""
+    if not (mini / "cache/index.json").exists():
+        pytest.skip("needs the results of test_end_to_end")
+    file = write_mini(tmp_path / "results", suite={"source": "folder", "path": str(mini / "suite")})
+    config = yaml.safe_load(file.read_text())
+    config["dataset"]["path"] = str(mini / "dataset")
+    config["train"] |= {"method": "full", "iterations": [2]}
+    del config["train"]["ranks"]
+    file.write_text(yaml.safe_dump(config))
+    sheet = SHEET.splitlines()[:3]
+    sheet[2] = "1\tours\tOurs\tsubset\tpusa\ti2v\t\t2\t\t2"
+    (tmp_path / "results/mini.tsv").write_text("\n".join(sheet) + "\n")
+
+    manifest = tmp_path / "results/samples/tables/pusa-full-seed0-iteration2-i2v-steps2/shard0.csv"
+    done = snakemake(file, "--", str(manifest))
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert (tmp_path / "results/lora/pusa-full-seed0/iteration_2/config.json").exists()
+    assert len(pd.read_csv(manifest)) == 6
+    assert not (tmp_path / "results/merged").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "rules"),
+    [
+        ("config.yaml", ["download_model", "download_dataset", "train_lora", "make_tables"]),
+        ("wan1.3b.yaml", ["download_model", "download_dataset", "train_lora", "make_tables"]),
+        ("released.yaml", ["download_model", "download_lora", "convert_lora", "make_tables"]),
+    ],
+)
+def test_large_configs_build_their_dags(config, rules):
+    dry = dry_run("--configfile", f"config/{config}")
     assert dry.returncode == 0, dry.stderr
-    for rule in ("download_model", "train_lora", "make_tables"):
-        assert rule in dry.stdout + dry.stderr
+    for rule in rules:
+        assert re.search(rf"^{rule} +1$|^{rule} +3$", dry.stdout + dry.stderr, re.MULTILINE)
+    assert "of them Table 2's, each sampled once" in dry.stderr
+    if config == "released.yaml":
+        assert "train_lora" not in dry.stdout + dry.stderr
+
+
+def test_download_target_holds_all_that_needs_a_network():
+    dry = dry_run("--", "download")
+    assert dry.returncode == 0, dry.stderr
+    found = set(re.findall(r"^(?:local)?rule (\w+):", dry.stdout + dry.stderr, re.MULTILINE))
+    assert found == {"download", "download_model", "download_dataset", "download_suite"}
 
 
 @pytest.mark.parametrize(
@@ -137,10 +209,10 @@ def test_bad_config_stops_before_any_job(tmp_path, change, message):
     config = yaml.safe_load((ROOT / "config/demo.yaml").read_text()) | change
     config["results"] = str(tmp_path / "results")
     (tmp_path / "bad.yaml").write_text(yaml.safe_dump(config))
-    done = snakemake("--configfile", str(tmp_path / "bad.yaml"))
+    done = snakemake(tmp_path / "bad.yaml")
     assert done.returncode != 0
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    assert message in done.stdout
+    assert "Traceback" not in done.stdout
     assert not (tmp_path / "results").exists()
 
 
@@ -154,8 +226,6 @@ def test_rules_do_not_need_a_shell_safe_path(tmp_path):
     config["dataset"] |= {"path": str(results / "data set"), "clips": 3}
     config["train"]["validation_clips"] = 1
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    done = snakemake(
-        str(results / "cache/index.json"), "--configfile", str(tmp_path / "config.yaml")
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = snakemake(tmp_path / "config.yaml", "--", str(results / "cache/index.json"))
+    assert done.returncode == 0, done.stdout[-3000:]
     assert (results / "cache/index.json").exists()

@@ -1,4 +1,7 @@
 # Configuration, experiments sheet, and the look-ups that rules share.
+import json
+import re
+import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -6,51 +9,52 @@ from snakemake.exceptions import WorkflowError
 from pusa import config as pusa_config
 from pusa import experiments as pusa_experiments
 from pusa import model_folder as pusa_model_folder
+from pusa import plan as pusa_plan
 from pusa import suite as pusa_suite
 
 PUBLISHED = {n: f"config/published/table{n}.csv" for n in (1, 2)}
 SCHEMA = workflow.source_path("../schemas/config.schema.yaml")
 try:
     pusa_config.check_config(config, SCHEMA)
-    EXPERIMENTS = pusa_experiments.read_experiments(
-        config["experiments"], seed=config["train"]["seed"]
-    )
-    pusa_experiments.check_trained(
-        EXPERIMENTS,
-        models=list(config["train"]["models"]),
-        ranks=config["train"]["ranks"],
-        iterations=config["train"]["iterations"],
-    )
-    # Two studies share every rule: the tables, and the effects over several training seeds.
-    SETTINGS = {
-        "tables": pusa_experiments.unique_settings(EXPERIMENTS),
-        "effects": pusa_experiments.settings_over_seeds(
-            EXPERIMENTS, config["effects"]["seeds"]
-        ),
-    }
-    MAIN = pusa_experiments.main_setting(EXPERIMENTS)
-    if config["model"]["source"] == "folder":
-        pusa_model_folder.check_model_folder(config["model"]["path"])
+    TRAINED = config["lora"]["source"] == "trained"
+    SEED = config["train"]["seed"] if TRAINED else None
+    EXPERIMENTS = pusa_experiments.read_experiments(config["experiments"], seed=SEED)
+    pusa_experiments.check_available(EXPERIMENTS, config)
     pusa_experiments.require_base(EXPERIMENTS)
     pusa_experiments.check_published(EXPERIMENTS, PUBLISHED[1], PUBLISHED[2])
+    if config["model"]["source"] == "folder":
+        pusa_model_folder.check_model_folder(config["model"]["path"])
+    # Prompts of each kind, in the whole suite and in the sheet's subset of it.
+    PROMPTS = pusa_config.prompt_counts(config)
 except (ValueError, FileNotFoundError) as error:
     raise WorkflowError(str(error))
 
+# Two studies share every rule: the tables, and the effects over several training seeds.
+SETTINGS = {
+    "tables": pusa_experiments.unique_settings(EXPERIMENTS),
+    "effects": pusa_experiments.settings_over_seeds(
+        EXPERIMENTS, config["effects"]["seeds"]
+    ),
+}
+PROMPT_SETS = pusa_experiments.prompt_sets(EXPERIMENTS)
+MAIN = pusa_experiments.main_setting(EXPERIMENTS)
 RESULTS = Path(config["results"])
 MODEL = Path(config["model"]["path"])
-PROMPTS = {
-    "tables": config["suite"].get("prompts"),
-    "effects": config["effects"].get("prompts"),
-}
+LORA = config["lora"]
+DATASET = Path(config["dataset"]["path"]) if TRAINED else None
+SUITE = Path(config["suite"]["path"])
+SUITE_INFO = SUITE / "vbench2_i2v_full_info.json"
 TRAIN = config["train"]
 SAMPLE = config["sample"]
 CLIP = config["clip"]
-SHARDS = range(SAMPLE["shards"])
+GPU = config["device"] == "cuda"
+# The suite as all rows ask for it; `pusa` takes the whole suite where no counts are given.
+SUBSET = PROMPTS["subset"]
 
 
 wildcard_constraints:
     study="tables|effects",
-    run=r"[a-z0-9_]+-rank\d+-seed\d+",
+    run=r"[a-z0-9_]+-(rank\d+|full)-seed\d+",
     setting=r"[a-z0-9_.-]+",
     shard=r"\d+",
 
@@ -63,19 +67,42 @@ def clip_options():
     return f"--frames {CLIP['frames']} {size_options()}"
 
 
-def prompt_options(study):
-    counts = PROMPTS[study]
-    return (
-        ""
-        if counts is None
-        else " ".join(f"--{kind} {n}" for kind, n in counts.items())
-    )
+def on(gpu, cpu):
+    """What a job asks a cluster for, on a GPU with the paper's model or on a CPU with a tiny one."""
+    return gpu if GPU else cpu
+
+
+def count_options(counts):
+    return " ".join(f"--{kind} {n}" for kind, n in (counts or {}).items())
+
+
+def subset_options(study):
+    """The prompts on which the settings of a study are compared."""
+    return count_options(SUBSET if study == "tables" else PROMPTS["effects"])
+
+
+def seed_options():
+    return "" if SEED is None else f"--seed {SEED}"
 
 
 def run_options(wildcards):
-    model, rank, seed = wildcards.run.rsplit("-", 2)
+    model, method, seed = wildcards.run.rsplit("-", 2)
+    rank = "" if method == "full" else f"--rank {method.removeprefix('rank')}"
     p_async = TRAIN["models"][model]["p_async"]
-    return f"--rank {rank.removeprefix('rank')} --seed {seed.removeprefix('seed')} --p-async {p_async}"
+    return f"{rank} --seed {seed.removeprefix('seed')} --p-async {p_async}"
+
+
+def sampled_prompts(study, name):
+    """Prompts of each kind that a setting is sampled on; None for the whole suite."""
+    if study == "effects":
+        return PROMPTS["effects"]
+    return None if PROMPT_SETS[name] == "all" else SUBSET
+
+
+def shards(study, name):
+    counts = sampled_prompts(study, name) or PROMPTS["all"]
+    videos = pusa_plan.count_videos(counts, SAMPLE["samples"])
+    return -(-videos // SAMPLE["videos_per_job"])
 
 
 def setting_of(wildcards):
@@ -87,33 +114,43 @@ def setting_options(wildcards):
     return f"--task {setting.task} --steps {setting.steps}"
 
 
+def trained_file(run, iteration):
+    """What training makes: a LoRA file, or a whole transformer's folder."""
+    suffix = ".safetensors" if TRAIN["method"] == "lora" else ""
+    return RESULTS / "lora" / run / f"iteration_{iteration}{suffix}"
+
+
 def lora_of(wildcards):
     setting = setting_of(wildcards)
-    return RESULTS / "lora" / setting.run / f"iteration_{setting.iteration}.safetensors"
+    return trained_file(setting.run, setting.iteration)
 
 
 def lora_logs(study, name):
-    runs = {s.run for s in SETTINGS[study].values() if s.model != pusa_experiments.BASE}
+    """A file of every training run; there are none of a LoRA that others trained."""
+    runs = {s.run for s in SETTINGS[study].values() if s.seed is not None}
     return [RESULTS / "lora" / run / name for run in sorted(runs)]
 
 
-def lora_files(study):
+def trained_files(study):
     return [
-        folder / f"iteration_{i}.safetensors"
+        trained_file(folder.name, i)
         for folder in lora_logs(study, "")
         for i in TRAIN["iterations"]
     ]
 
 
 def transformer_of(wildcards):
-    """The transformer folder of a setting: the base's own, or a merged one."""
-    if setting_of(wildcards).model == pusa_experiments.BASE:
+    """The transformer folder of a setting: the base's own, a trained or a merged one."""
+    setting = setting_of(wildcards)
+    if setting.model == pusa_experiments.BASE:
         return MODEL / "transformer"
+    if setting.rank is None:
+        return trained_file(setting.run, setting.iteration)
     return RESULTS / "merged" / wildcards.study / wildcards.setting
 
 
-def merged_weights(wildcards):
-    """What a setting needs beyond the base model: nothing, or its merged folder."""
+def adapted_weights(wildcards):
+    """What a setting needs beyond the base model: nothing, or its own transformer."""
     is_base = setting_of(wildcards).model == pusa_experiments.BASE
     return [] if is_base else transformer_of(wildcards)
 
@@ -125,36 +162,77 @@ def effect_seed_options(study):
     return " ".join(f"--effect-seed {seed}" for seed in config["effects"]["seeds"])
 
 
-def figure3_manifests():
-    names = [pusa_experiments.base_setting(MAIN).name, MAIN.name]
-    return [RESULTS / f"samples/tables/{n}/shard{s}.csv" for n in names for s in SHARDS]
+def setting_manifests(study, name):
+    folder = RESULTS / "samples" / study / name
+    return [folder / f"shard{n}.csv" for n in range(shards(study, name))]
 
 
 def manifests(study):
-    return [
-        RESULTS / "samples" / study / name / f"shard{shard}.csv"
-        for name in SETTINGS[study]
-        for shard in SHARDS
-    ]
+    return [file for name in SETTINGS[study] for file in setting_manifests(study, name)]
 
 
 def score_files(study):
     return [RESULTS / "scores" / study / f"{name}.csv" for name in SETTINGS[study]]
 
 
-def scale_sentence(study):
-    """One sentence on how large this run is, for the captions of tables."""
-    counts = PROMPTS[study]
-    prompts = "all prompts" if counts is None else f"{sum(counts.values())} prompts"
+def gpus_of_stages():
+    """GPUs of one job of each rule that uses any, for the costs."""
+    stages = ("cache_latents", "cache_prompts", "sample_videos")
     return (
-        f"This run: {MODEL}, {CLIP['frames']} frames of {CLIP['width']}x{CLIP['height']},"
-        f" {prompts} with {SAMPLE['samples']} sample(s) each."
+        {"train_lora": TRAIN["nodes"] * TRAIN["processes"], **dict.fromkeys(stages, 1)}
+        if GPU
+        else {}
     )
 
 
+def benchmark_files():
+    """Of the jobs behind the tables, so that costs are added up after them."""
+    folder = RESULTS / "benchmarks"
+    names = SETTINGS["tables"]
+    return [
+        *(folder / f"train_lora/{run.name}.tsv" for run in lora_logs("tables", "")),
+        *(
+            folder / f"sample_videos/tables/{name}/shard{n}.tsv"
+            for name in names
+            for n in range(shards("tables", name))
+        ),
+        *(folder / f"score_videos/tables/{name}.tsv" for name in names),
+    ]
+
+
+def scale_sentence(study):
+    """How large this run is, for the captions of tables."""
+    samples = f"with {SAMPLE['samples']} sample(s) each"
+    counts = {"all": PROMPTS["all"], "subset": SUBSET}
+    if study == "effects":
+        counts = {"effects": PROMPTS["effects"]}
+    used = set(PROMPT_SETS.values()) if study == "tables" else {"effects"}
+    sizes = " or ".join(
+        f"{sum(counts[name].values()):,} prompts" for name in counts if name in used
+    )
+    seeds = config["effects"]["seeds"]
+    made = (
+        f"Made by `snakemake effects` over {len(seeds)} training seeds; `seed sd` is the standard"
+        " deviation of a difference over them. "
+        if study == "effects"
+        else ""
+    )
+    return made + (
+        f"This run: {MODEL}, {CLIP['frames']} frames of {CLIP['width']}x{CLIP['height']},"
+        f" {sizes} {samples}."
+    )
+
+
+# `workflow.dryrun` is not set yet while rules are read.
+DRY_RUN = any(re.fullmatch(r"--dry-?run|-[a-z]*n[a-z]*", word) for word in sys.argv)
+
+if DRY_RUN and workflow.is_main_process:
+    plan = pusa_plan.describe_plan(config, EXPERIMENTS, PROMPTS)
+    print(plan, file=sys.stderr)
+
 # Videos are not outputs, so that an interrupted job keeps those it finished; but when one is
 # deleted later, its manifest goes too, so that the job runs again and makes just that one.
-if workflow.is_main_process and not workflow.dryrun:
+if workflow.is_main_process and not DRY_RUN:
     for _manifest in RESULTS.glob("samples/*/*/shard*.csv"):
         if not pusa_suite.is_complete(_manifest):
             _manifest.unlink()

@@ -1,52 +1,7 @@
-# Model, dataset and prompt suite, from a folder, the hub, or the tiny world; then the caches.
-DATASET = Path(config["dataset"]["path"])
-SUITE = Path(config["suite"]["path"])
-SUITE_INFO = SUITE / "vbench2_i2v_full_info.json"
-NEGATIVE_PROMPT = config["sample"].get("negative_prompt_file", [])
+# Dataset and prompt suite of the tiny world, where they are asked for; then the caches.
+NEGATIVE_PROMPT = SAMPLE.get("negative_prompt_file", [])
 
-if config["model"]["source"] == "hub":
-
-    localrules:
-        download_model,
-
-    rule download_model:
-        output:
-            MODEL / "model_index.json",
-        log:
-            RESULTS / "logs/download_model.log",
-        conda:
-            "../../envs/pusa.yaml"
-        params:
-            repo=config["model"]["repo"],
-            revision=config["model"]["revision"],
-            folder=MODEL,
-        shell:
-            "python -m pusa download {params.repo:q} {params.folder:q}"
-            " --revision {params.revision:q} --kind model &> {log:q}"
-
-
-if config["dataset"]["source"] == "hub":
-
-    localrules:
-        download_dataset,
-
-    rule download_dataset:
-        output:
-            DATASET / "metadata.csv",
-        log:
-            RESULTS / "logs/download_dataset.log",
-        conda:
-            "../../envs/pusa.yaml"
-        params:
-            repo=config["dataset"]["repo"],
-            revision=config["dataset"]["revision"],
-            folder=DATASET,
-        shell:
-            "python -m pusa download {params.repo:q} {params.folder:q}"
-            " --revision {params.revision:q} --kind dataset &> {log:q}"
-
-
-if config["dataset"]["source"] == "tiny":
+if TRAINED and config["dataset"]["source"] == "tiny":
 
     rule render_dataset:
         output:
@@ -76,57 +31,44 @@ if config["suite"]["source"] == "tiny":
             "../../envs/pusa.yaml"
         params:
             folder=SUITE,
-            # Enough for both studies; each takes the first of every kind.
-            counts=" ".join(
-                f"--{kind} {max(counts[kind] for counts in PROMPTS.values() if counts)}"
-                for kind in config["suite"]["prompts"]
-            ),
+            counts=count_options(PROMPTS["all"]),
         shell:
             "python -m pusa tiny suite {params.folder:q} {params.counts} &> {log:q}"
 
 
-if config["suite"]["source"] == "vbench":
+if TRAINED:
 
-    localrules:
-        download_suite,
-
-    rule download_suite:
+    rule cache_latents:
+        input:
+            metadata=DATASET / "metadata.csv",
+            model=MODEL / "model_index.json",
         output:
-            SUITE_INFO,
+            RESULTS / "cache/index.json",
+            RESULTS / "cache/captions.safetensors",
         log:
-            RESULTS / "logs/download_suite.log",
+            RESULTS / "logs/cache_latents.log",
+        benchmark:
+            RESULTS / "benchmarks/cache_latents.tsv"
         conda:
             "../../envs/pusa.yaml"
+        threads: on(gpu=8, cpu=2)  # decoding videos; on a CPU everything waits for it
+        resources:
+            gpu=on(gpu=1, cpu=0),  # VAE and text encoder, one after the other
+            mem_mb=on(gpu=64_000, cpu=4_000),  # the text encoder is 23 GB in float32
+            runtime=on(gpu=1440, cpu=60),  # shards that are done are kept by a next attempt
         params:
-            folder=SUITE,
+            dataset=DATASET,
+            model=MODEL,
+            folder=RESULTS / "cache",
+            size=clip_options(),
+            text_tokens=CLIP["text_tokens"],
+            source=config["cache"]["source"],
+            device=config["device"],
+            skip="--skip-unusable" if config["cache"]["skip_unusable"] else "",
         shell:
-            "python -m pusa download-suite {params.folder:q} &> {log:q}"
-
-
-rule cache_latents:
-    input:
-        metadata=DATASET / "metadata.csv",
-        model=MODEL / "model_index.json",
-    output:
-        RESULTS / "cache/index.json",
-        RESULTS / "cache/captions.safetensors",
-    log:
-        RESULTS / "logs/cache_latents.log",
-    benchmark:
-        RESULTS / "benchmarks/cache_latents.tsv"
-    conda:
-        "../../envs/pusa.yaml"
-    threads: 2  # everything waits for it
-    params:
-        dataset=DATASET,
-        model=MODEL,
-        folder=RESULTS / "cache",
-        size=clip_options(),
-        text_tokens=CLIP["text_tokens"],
-        skip="--skip-unusable" if config["cache"]["skip_unusable"] else "",
-    shell:
-        "python -m pusa cache-latents {params.dataset:q} {params.model:q} {params.folder:q}"
-        " {params.size} --text-tokens {params.text_tokens} {params.skip} 2>&1 | tee {log:q}"
+            "python -m pusa cache-latents {params.dataset:q} {params.model:q} {params.folder:q}"
+            " --source {params.source} {params.size} --text-tokens {params.text_tokens}"
+            " --device {params.device} {params.skip} 2>&1 | tee {log:q}"
 
 
 rule cache_prompts:
@@ -143,10 +85,15 @@ rule cache_prompts:
     priority: 10  # before anything long, as it opens every image of the suite
     conda:
         "../../envs/pusa.yaml"
+    resources:
+        gpu=on(gpu=1, cpu=0),
+        mem_mb=on(gpu=64_000, cpu=4_000),  # the text encoder is 23 GB in float32
+        runtime=on(gpu=60, cpu=20),
     params:
         suite=SUITE,
         model=MODEL,
         text_tokens=CLIP["text_tokens"],
+        device=config["device"],
         size=size_options(),
         negative=lambda wildcards, input: (
             ["--negative-prompt-file", input.negative_prompt]
@@ -155,4 +102,5 @@ rule cache_prompts:
         ),
     shell:
         "python -m pusa cache-prompts {params.suite:q} {params.model:q} {output:q}"
-        " --text-tokens {params.text_tokens} {params.size} {params.negative:q} &> {log:q}"
+        " --text-tokens {params.text_tokens} {params.size} {params.negative:q}"
+        " --device {params.device} &> {log:q}"

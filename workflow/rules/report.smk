@@ -7,6 +7,7 @@ rule make_tables:
         scores=score_files("tables"),
         table1=PUBLISHED[1],
         table2=PUBLISHED[2],
+        costs=RESULTS / "tables/costs.csv",
     output:
         multiext(str(RESULTS / "tables/table"), "1.csv", "1.md", "2.csv", "2.md"),
         table1=report(
@@ -28,12 +29,71 @@ rule make_tables:
     params:
         folder=RESULTS / "tables",
         scores=RESULTS / "scores/tables",
-        seed=TRAIN["seed"],
+        seed=seed_options(),
         scale=scale_sentence("tables"),
+        subset=subset_options("tables"),
     shell:
         "python -m pusa tables {params.folder:q} --experiments {input.experiments:q}"
-        " --scores {params.scores:q} --seed {params.seed} --table1 {input.table1:q}"
-        " --table2 {input.table2:q} --scale {params.scale:q} &> {log:q}"
+        " --scores {params.scores:q} {params.seed} --table1 {input.table1:q}"
+        " --table2 {input.table2:q} --costs {input.costs:q} {params.subset}"
+        " --scale {params.scale:q} &> {log:q}"
+
+
+rule measure_costs:
+    input:
+        benchmark_files(),
+        lora_logs("tables", "training.csv"),
+    output:
+        RESULTS / "tables/costs.csv",
+    log:
+        RESULTS / "logs/measure_costs.log",
+    conda:
+        "../../envs/pusa.yaml"
+    params:
+        benchmarks=RESULTS / "benchmarks",
+        runs=[word for run in lora_logs("tables", "") for word in ("--run", run)],
+        main_run=MAIN.run,
+        gpus=" ".join(f"--gpus {stage}={n}" for stage, n in gpus_of_stages().items()),
+        price=(
+            f"--usd-per-gpu-hour {config['cost']['usd_per_gpu_hour']}"
+            if "usd_per_gpu_hour" in config["cost"]
+            else ""
+        ),
+    shell:
+        "python -m pusa measure-costs {output:q} --benchmarks {params.benchmarks:q}"
+        " {params.runs:q} --main-run {params.main_run:q} {params.gpus} {params.price} &> {log:q}"
+
+
+rule record_provenance:
+    input:
+        tables=rules.make_tables.output,
+        costs=rules.measure_costs.output,
+        manifests=manifests("tables"),
+        runs=lora_logs("tables", "run.json"),
+        downloads=downloads(),
+    output:
+        multiext(str(RESULTS / "tables/provenance"), ".json", ".md"),
+        report(
+            RESULTS / "tables/provenance.html",
+            caption="../report/provenance.rst",
+            category="5. Provenance",
+            labels={"what": "Where the numbers come from"},
+        ),
+    log:
+        RESULTS / "logs/record_provenance.log",
+    conda:
+        "../../envs/pusa.yaml"
+    params:
+        out=RESULTS / "tables/provenance",
+        config=json.dumps(config),
+        benchmarks=RESULTS / "benchmarks",
+        samples=RESULTS / "samples/tables",
+        runs=[word for run in lora_logs("tables", "") for word in ("--run", run)],
+        downloads=[word for file in downloads() for word in ("--download-record", file)],
+    shell:
+        "python -m pusa record-provenance {params.out:q} --config {params.config:q}"
+        " --costs {input.costs:q} --benchmarks {params.benchmarks:q}"
+        " --samples {params.samples:q} {params.runs:q} {params.downloads:q} &> {log:q}"
 
 
 rule measure_effects:
@@ -57,34 +117,37 @@ rule measure_effects:
     params:
         scores=lambda wildcards: RESULTS / "scores" / wildcards.study,
         runs=RESULTS / "lora",
-        seed=TRAIN["seed"],
+        seed=seed_options(),
         seeds=lambda wildcards: effect_seed_options(wildcards.study),
+        subset=lambda wildcards: subset_options(wildcards.study),
         scale=lambda wildcards: scale_sentence(wildcards.study),
     shell:
         "python -m pusa effects {output.csv:q} --experiments {input.experiments:q}"
-        " --scores {params.scores:q} --runs {params.runs:q} --seed {params.seed}"
-        " {params.seeds} --scale {params.scale:q} &> {log:q}"
+        " --scores {params.scores:q} --runs {params.runs:q} {params.seed}"
+        " {params.seeds} {params.subset} --scale {params.scale:q} &> {log:q}"
 
 
-rule plot_losses:
-    input:
-        lora_logs("tables", "training.csv"),
-        lora_logs("tables", "validation.csv"),
-    output:
-        report(
-            RESULTS / "figures/losses.png",
-            caption="../report/losses.rst",
-            category="3. Figures",
-            labels={"what": "Loss curves"},
-        ),
-    log:
-        RESULTS / "logs/plot_losses.log",
-    conda:
-        "../../envs/pusa.yaml"
-    params:
-        runs=[file.parent for file in lora_logs("tables", "training.csv")],
-    shell:
-        "python -m pusa plot-losses {output:q} {params.runs:q} &> {log:q}"
+if TRAINED:
+
+    rule plot_losses:
+        input:
+            lora_logs("tables", "training.csv"),
+            lora_logs("tables", "validation.csv"),
+        output:
+            report(
+                RESULTS / "figures/losses.png",
+                caption="../report/losses.rst",
+                category="3. Figures",
+                labels={"what": "Loss curves"},
+            ),
+        log:
+            RESULTS / "logs/plot_losses.log",
+        conda:
+            "../../envs/pusa.yaml"
+        params:
+            runs=[file.parent for file in lora_logs("tables", "training.csv")],
+        shell:
+            "python -m pusa plot-losses {output:q} {params.runs:q} &> {log:q}"
 
 
 rule plot_scores:
@@ -105,17 +168,22 @@ rule plot_scores:
         "../../envs/pusa.yaml"
     params:
         scores=RESULTS / "scores/tables",
-        seed=TRAIN["seed"],
+        seed=seed_options(),
+        subset=subset_options("tables"),
     shell:
         "python -m pusa plot-scores {output:q} --experiments {input.experiments:q}"
-        " --scores {params.scores:q} --seed {params.seed} --table2 {input.table2:q} &> {log:q}"
+        " --scores {params.scores:q} {params.seed} --table2 {input.table2:q} {params.subset}"
+        " &> {log:q}"
 
 
 rule plot_figure3:
     input:
         experiments=config["experiments"],
         suite=SUITE_INFO,
-        samples=figure3_manifests(),
+        samples=[
+            *setting_manifests("tables", pusa_experiments.base_setting(MAIN).name),
+            *setting_manifests("tables", MAIN.name),
+        ],
     output:
         report(
             RESULTS / "figures/figure3.png",
@@ -130,20 +198,20 @@ rule plot_figure3:
     params:
         suite=SUITE,
         samples=RESULTS / "samples/tables",
-        seed=TRAIN["seed"],
+        seed=seed_options(),
         size=size_options(),
-        counts=prompt_options("tables"),
+        counts=subset_options("tables"),
     shell:
         "python -m pusa plot-figure3 {output:q} {params.suite:q}"
         " --experiments {input.experiments:q} --samples {params.samples:q}"
-        " --seed {params.seed} {params.size} {params.counts} &> {log:q}"
+        " {params.seed} {params.size} {params.counts} &> {log:q}"
 
 
 rule make_contact_sheet:
     input:
         experiments=config["experiments"],
         suite=SUITE_INFO,
-        samples=[RESULTS / f"samples/tables/{MAIN.name}/shard{s}.csv" for s in SHARDS],
+        samples=setting_manifests("tables", MAIN.name),
     output:
         picture=report(
             RESULTS / "figures/contact_sheet.png",
@@ -164,10 +232,10 @@ rule make_contact_sheet:
     params:
         suite=SUITE,
         samples=RESULTS / "samples/tables",
-        seed=TRAIN["seed"],
+        seed=seed_options(),
         size=size_options(),
-        counts=prompt_options("tables"),
+        counts=subset_options("tables"),
     shell:
         "python -m pusa contact-sheet {output.picture:q} {params.suite:q}"
         " --experiments {input.experiments:q} --samples {params.samples:q}"
-        " --seed {params.seed} {params.size} {params.counts} &> {log:q}"
+        " {params.seed} {params.size} {params.counts} &> {log:q}"

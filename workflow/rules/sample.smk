@@ -5,7 +5,7 @@ rule sample_videos:
         suite=SUITE_INFO,
         prompts=RESULTS / "cache/prompts.safetensors",
         model=MODEL / "model_index.json",
-        merged=merged_weights,
+        adapted=adapted_weights,
     output:
         RESULTS / "samples/{study}/{setting}/shard{shard}.csv",
     log:
@@ -14,18 +14,25 @@ rule sample_videos:
         RESULTS / "benchmarks/sample_videos/{study}/{setting}/shard{shard}.tsv"
     conda:
         "../../envs/pusa.yaml"
+    threads: on(gpu=4, cpu=1)
+    resources:
+        gpu=on(gpu=1, cpu=0),
+        mem_mb=on(gpu=64_000, cpu=3_000),  # reads the transformer, 28 GB in bfloat16
+        runtime=on(gpu=480, cpu=60),  # a next attempt keeps the videos that are done
     params:
         suite=SUITE,
         model=MODEL,
         transformer=transformer_of,
-        counts=lambda wildcards: prompt_options(wildcards.study),
+        counts=lambda wildcards: count_options(
+            sampled_prompts(wildcards.study, wildcards.setting)
+        ),
         setting=setting_options,
-        shards=len(SHARDS),
+        shards=lambda wildcards: shards(wildcards.study, wildcards.setting),
         size=clip_options(),
         options=(
             f"--samples {SAMPLE['samples']} --batch-size {SAMPLE['batch_size']}"
             f" --guidance-scale {SAMPLE['guidance_scale']} --shift {SAMPLE['shift']}"
-            f" --seed {SAMPLE['seed']} --dtype {SAMPLE['dtype']}"
+            f" --seed {SAMPLE['seed']} --dtype {SAMPLE['dtype']} --device {config['device']}"
         ),
     shell:
         "python -m pusa sample-suite {params.suite:q} {params.model:q} {output:q}"

@@ -2,9 +2,9 @@
 rule score_videos:
     input:
         suite=SUITE_INFO,
-        manifests=[
-            RESULTS / f"samples/{{study}}/{{setting}}/shard{s}.csv" for s in SHARDS
-        ],
+        manifests=lambda wildcards: setting_manifests(
+            wildcards.study, wildcards.setting
+        ),
     output:
         RESULTS / "scores/{study}/{setting}.csv",
     log:
@@ -13,9 +13,17 @@ rule score_videos:
         RESULTS / "benchmarks/score_videos/{study}/{setting}.tsv"
     conda:
         "../../envs/pusa.yaml"
+    resources:
+        mem_mb=4_000,  # one video at a time
+        runtime=on(gpu=720, cpu=60),
     params:
         suite=SUITE,
+        samples=lambda wildcards: RESULTS
+        / "samples"
+        / wildcards.study
+        / wildcards.setting,
         size=size_options(),
+        shards=lambda wildcards: shards(wildcards.study, wildcards.setting),
     shell:
-        "python -m pusa score {params.suite:q} {output:q} {input.manifests:q} {params.size}"
-        " &> {log:q}"
+        "python -m pusa score {params.suite:q} {params.samples:q} {output:q} {params.size}"
+        " --shards {params.shards} &> {log:q}"

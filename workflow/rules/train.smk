@@ -1,42 +1,101 @@
 # One training job per run (model, rank, seed), whose iterations are several outputs; then
 # merged checkpoints, removed as soon as their samples are made.
-rule train_lora:
-    input:
-        cache=RESULTS / "cache/index.json",
-        model=MODEL / "model_index.json",
-    output:
-        loras=[
-            RESULTS / f"lora/{{run}}/iteration_{i}.safetensors"
-            for i in TRAIN["iterations"]
-        ],
-        training=RESULTS / "lora/{run}/training.csv",
-        validation=RESULTS / "lora/{run}/validation.csv",
-    log:
-        RESULTS / "logs/train_lora/{run}.log",
-    benchmark:
-        RESULTS / "benchmarks/train_lora/{run}.tsv"
-    conda:
-        "../../envs/pusa.yaml"
-    threads: TRAIN["processes"]
-    params:
-        cache=RESULTS / "cache",
-        transformer=MODEL / "transformer",
-        folder=lambda wildcards: RESULTS / "lora" / wildcards.run,
-        run=run_options,
-        iterations=" ".join(f"--iteration {i}" for i in TRAIN["iterations"]),
-        processes=TRAIN["processes"],
-        options=(
-            f"--learning-rate {TRAIN['learning_rate']} --warmup {TRAIN['warmup']}"
-            f" --total-batch {TRAIN['total_batch']} --micro-batch {TRAIN['micro_batch']}"
-            f" --timesteps {TRAIN['timesteps']} --weighting {TRAIN['weighting']}"
-            f" --shift {TRAIN['shift']} --validation-clips {TRAIN['validation_clips']}"
-            f" --dtype {TRAIN['dtype']}"
-            f"{' --gradient-checkpointing' if TRAIN['gradient_checkpointing'] else ''}"
-        ),
-    shell:
-        "torchrun --standalone --nproc-per-node {params.processes} -m pusa train-lora"
-        " {params.cache:q} {params.transformer:q} {params.folder:q} {params.run}"
-        " {params.iterations} {params.options} 2>&1 | tee {log:q}"
+if TRAIN["nodes"] > 1:
+    # The rule's shell runs on the first node of the allocation, which is where they meet.
+    LAUNCH = (
+        f"srun --nodes {TRAIN['nodes']} --ntasks {TRAIN['nodes']} --ntasks-per-node 1"
+        f" --cpus-per-task {on(gpu=8, cpu=1) * TRAIN['processes']}"
+        f"{on(gpu=' --gpus-per-node ' + str(TRAIN['processes']), cpu='')}"
+        f" torchrun --nnodes {TRAIN['nodes']} --nproc-per-node {TRAIN['processes']}"
+        ' --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$(hostname):29500"'
+    )
+    # The plugin then leaves it to the rule to start its tasks, one on each node.
+    SEVERAL_NODES = {
+        "mpi": "srun",
+        "nodes": TRAIN["nodes"],
+        "tasks": TRAIN["nodes"],
+        "tasks_per_gpu": -1,
+    }
+else:
+    LAUNCH = f"torchrun --standalone --nproc-per-node {TRAIN['processes']}"
+    SEVERAL_NODES = {}
+
+if TRAINED:
+
+    rule train_lora:
+        input:
+            cache=RESULTS / "cache/index.json",
+            model=MODEL / "model_index.json",
+        output:
+            trained=[
+                (
+                    trained_file("{run}", i)
+                    if TRAIN["method"] == "lora"
+                    else directory(trained_file("{run}", i))
+                )
+                for i in TRAIN["iterations"]
+            ],
+            training=RESULTS / "lora/{run}/training.csv",
+            validation=RESULTS / "lora/{run}/validation.csv",
+            run=RESULTS / "lora/{run}/run.json",
+        log:
+            RESULTS / "logs/train_lora/{run}.log",
+        benchmark:
+            RESULTS / "benchmarks/train_lora/{run}.tsv"
+        conda:
+            "../../envs/pusa.yaml"
+        threads: TRAIN["processes"] * on(gpu=8, cpu=1)  # 8 keep a GPU fed
+        resources:
+            **SEVERAL_NODES,
+            gpu=on(gpu=TRAIN["nodes"] * TRAIN["processes"], cpu=0),
+            cpus_per_gpu=on(gpu=8, cpu=0),
+            # Every process reads the base, 28 GB in bfloat16, before it goes to its GPU.
+            mem_mb=on(gpu=40_000, cpu=3_000) * TRAIN["processes"],
+            # The trainer is told, stops in time and saves; the next attempt goes on from there.
+            runtime=on(gpu=1440, cpu=120),
+        params:
+            cache=RESULTS / "cache",
+            transformer=MODEL / "transformer",
+            folder=lambda wildcards: RESULTS / "lora" / wildcards.run,
+            # Not an output: those are deleted when a job starts or fails.
+            state=lambda wildcards: RESULTS / "training" / wildcards.run,
+            run=run_options,
+            iterations=" ".join(f"--iteration {i}" for i in TRAIN["iterations"]),
+            launch=LAUNCH,
+            options=(
+                f"--method {TRAIN['method']} --objective {TRAIN['objective']}"
+                f" --learning-rate {TRAIN['learning_rate']} --warmup {TRAIN['warmup']}"
+                f" --total-batch {TRAIN['total_batch']} --micro-batch {TRAIN['micro_batch']}"
+                f" --shift {TRAIN['shift']} --validation-clips {TRAIN['validation_clips']}"
+                f" --dtype {TRAIN['dtype']} --device {config['device']} --checkpoint-every {TRAIN['checkpoint_every']}"
+                f"{' --gradient-checkpointing' if TRAIN['gradient_checkpointing'] else ''}"
+                f"{' --offload' if TRAIN['offload'] else ''}"
+            ),
+        shell:
+            "{params.launch} -m pusa train-lora {params.cache:q} {params.transformer:q}"
+            " {params.folder:q} {params.run} {params.iterations} {params.options}"
+            " --state {params.state:q} --minutes {resources.runtime} 2>&1 | tee -a {log:q}"
+
+else:
+
+    # The authors' LoRA, or anyone's, in the place of the training.
+    rule convert_lora:
+        input:
+            Path(LORA["path"]) / LORA["file"],
+        output:
+            trained_file(MAIN.run, LORA["iteration"]),
+        log:
+            RESULTS / "logs/convert_lora.log",
+        conda:
+            "../../envs/pusa.yaml"
+        resources:
+            mem_mb=4_000,  # one tensor at a time
+            runtime=30,
+        params:
+            rank=LORA["rank"],
+        shell:
+            "python -m pusa convert-lora --to diffusers --rank {params.rank} {input:q} {output:q}"
+            " 2>&1 | tee {log:q}"
 
 
 rule merge_lora:
@@ -53,9 +112,12 @@ rule merge_lora:
         RESULTS / "benchmarks/merge_lora/{study}/{setting}.tsv"
     conda:
         "../../envs/pusa.yaml"
+    resources:
+        mem_mb=on(gpu=16_000, cpu=2_000),  # tensor by tensor, whatever the model's size
+        runtime=on(gpu=120, cpu=20),  # reads and writes 57 GB in float32
     params:
         transformer=MODEL / "transformer",
         alpha=lambda wildcards: setting_of(wildcards).alpha,
     shell:
-        "python -m pusa merge-lora {params.transformer:q} {input.lora:q} {output:q}"
-        " --scale {params.alpha} &> {log:q}"
+        "python -m pusa merge-lora --base {params.transformer:q} --lora {input.lora:q}"
+        " --scale {params.alpha} --out {output:q} &> {log:q}"
