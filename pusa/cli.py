@@ -159,7 +159,7 @@ def train_lora(
     out: Path,
     state: Annotated[Path, typer.Option(help="Folder for what a stopped run goes on from.")],
     iteration: Annotated[list[int], typer.Option(help="Iteration to save; several may be given.")],
-    learning_rate: Annotated[float, typer.Option()],
+    learning_rate: Annotated[float, typer.Option()] = 1e-5,
     method: Annotated[
         Literal["lora", "full"], typer.Option(help="A LoRA, or all weights on ZeRO-3.")
     ] = "lora",

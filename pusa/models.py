@@ -11,16 +11,21 @@ from pusa.transformer import VTAWanTransformer3DModel
 
 
 def load_transformer(
-    folder: str | Path, dtype: torch.dtype = torch.float32
+    folder: str | Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
 ) -> VTAWanTransformer3DModel:
     """Load a transformer folder (``config.json`` and safetensors) with VTA.
+
+    Tensors go to the device one by one, as eight processes on a node must not hold eight whole
+    models in its memory.
 
     Raises:
         FileNotFoundError: if the folder, its config or a listed shard is missing.
     """
     require_files(folder, ["config.json"])
     weight_files(folder)
-    return VTAWanTransformer3DModel.from_pretrained(folder, torch_dtype=dtype).eval()
+    return VTAWanTransformer3DModel.from_pretrained(
+        folder, torch_dtype=dtype, device_map={"": torch.device(device)}
+    ).eval()
 
 
 def load_vae(model: str | Path, dtype: torch.dtype = torch.float32) -> AutoencoderKLWan:

@@ -43,7 +43,13 @@ def make_table1(
         subset: prompts of each kind that the sheet's ``subset`` stands for.
     """
     rows = [
-        {"model": row["model"], "group": row["group"], "source": "published", **_metrics(row)}
+        {
+            "model": row["model"],
+            "group": row["group"],
+            "source": "published",
+            "videos": None,
+            **_metrics(row),
+        }
         for row in published.to_dict("records")
     ]
     for row in experiments[experiments["table"] == "1"].to_dict("records"):
@@ -70,7 +76,7 @@ def make_table2(
     rows = []
     for row, key in zip(published.to_dict("records"), published_key(published), strict=True):
         place = {c: row[c] for c in ("group", "rank", "iteration", "alpha", "steps")}
-        rows.append({**place, "source": "published", **_metrics(row)})
+        rows.append({**place, "source": "published", "videos": None, **_metrics(row)})
         beside = ours[(ours["group"] == row["group"]) & (ours["published"] == key)]
         rows += [_table2_row(r, scores, subset) for r in beside.to_dict("records")]
     alone = ours[ours["published"] == ""]
@@ -82,10 +88,7 @@ def _with_counts(rows: list[dict]) -> pd.DataFrame:
     """Rows as a table, in which counts stay whole numbers where some rows have none."""
     table = pd.DataFrame(rows)
     counts = [c for c in ("rank", "iteration", "videos") if c in table.columns]
-    table = table.astype(dict.fromkeys(counts, "Int64"))
-    columns = [c for c in table.columns if c != "videos"]
-    columns.insert(columns.index("source") + 1, "videos")
-    return table[columns]
+    return table.astype(dict.fromkeys(counts, "Int64"))
 
 
 def _table2_row(row: dict, scores: dict[str, pd.DataFrame], subset: dict | None) -> dict:

@@ -150,7 +150,7 @@ def test_released_needs_neither_dataset_nor_training(released):
         ("device", "gpu", "config key device: found 'gpu', expected one of cuda, cpu"),
         ("dataset", None, "config key dataset is missing"),
         ("train", None, "config key train is missing"),
-        ("train.learning_rate", None, "config key train.learning_rate is missing"),
+        ("train.iterations", None, "config key train.iterations is missing"),
         ("clip.height", "64", "config key clip.height: found '64', expected a value of type integ"),
         ("clip.height", 65, "config key clip.height: found 65, expected a multiple of 16"),
         ("clip.height", 0, "config key clip.height: found 0, expected at least 16"),

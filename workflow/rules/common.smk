@@ -68,7 +68,10 @@ def clip_options():
 
 
 def on(gpu, cpu):
-    """What a job asks a cluster for, on a GPU with the paper's model or on a CPU with a tiny one."""
+    """What a job asks a cluster for, on a GPU with the paper's model or on a CPU with a tiny one.
+
+    On a CPU no memory is asked for, which 0 stands for: a node of unknown size refuses any.
+    """
     return gpu if GPU else cpu
 
 

@@ -54,7 +54,8 @@ if TRAINED:
         threads: on(gpu=8, cpu=2)  # decoding videos; on a CPU everything waits for it
         resources:
             gpu=on(gpu=1, cpu=0),  # VAE and text encoder, one after the other
-            mem_mb=on(gpu=64_000, cpu=4_000),  # the text encoder is 23 GB in float32
+            cpus_per_gpu=on(gpu=8, cpu=0),  # threads, which --cores may cap
+            mem_mb=on(gpu=64_000, cpu=0),  # the text encoder is 23 GB in float32
             runtime=on(gpu=1440, cpu=60),  # shards that are done are kept by a next attempt
         params:
             dataset=DATASET,
@@ -87,7 +88,7 @@ rule cache_prompts:
         "../../envs/pusa.yaml"
     resources:
         gpu=on(gpu=1, cpu=0),
-        mem_mb=on(gpu=64_000, cpu=4_000),  # the text encoder is 23 GB in float32
+        mem_mb=on(gpu=64_000, cpu=0),  # the text encoder is 23 GB in float32
         runtime=on(gpu=60, cpu=20),
     params:
         suite=SUITE,

@@ -17,7 +17,8 @@ rule sample_videos:
     threads: on(gpu=4, cpu=1)
     resources:
         gpu=on(gpu=1, cpu=0),
-        mem_mb=on(gpu=64_000, cpu=3_000),  # reads the transformer, 28 GB in bfloat16
+        cpus_per_gpu=on(gpu=4, cpu=0),  # threads, which --cores may cap
+        mem_mb=on(gpu=64_000, cpu=0),  # reads the transformer, 28 GB in bfloat16
         runtime=on(gpu=480, cpu=60),  # a next attempt keeps the videos that are done
     params:
         suite=SUITE,

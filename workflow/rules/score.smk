@@ -14,7 +14,7 @@ rule score_videos:
     conda:
         "../../envs/pusa.yaml"
     resources:
-        mem_mb=4_000,  # one video at a time
+        mem_mb=on(gpu=4_000, cpu=0),  # one video at a time
         runtime=on(gpu=720, cpu=60),
     params:
         suite=SUITE,

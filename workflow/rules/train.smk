@@ -1,24 +1,29 @@
 # One training job per run (model, rank, seed), whose iterations are several outputs; then
 # merged checkpoints, removed as soon as their samples are made.
+# At a SIGTERM the trainer ends its iteration and saves, for which torchrun gives it ten minutes.
+TORCHRUN = f"torchrun --shutdown-timeout 600 --nproc-per-node {TRAIN['processes']}"
+
 if TRAIN["nodes"] > 1:
     # The rule's shell runs on the first node of the allocation, which is where they meet.
     LAUNCH = (
         f"srun --nodes {TRAIN['nodes']} --ntasks {TRAIN['nodes']} --ntasks-per-node 1"
         f" --cpus-per-task {on(gpu=8, cpu=1) * TRAIN['processes']}"
         f"{on(gpu=' --gpus-per-node ' + str(TRAIN['processes']), cpu='')}"
-        f" torchrun --nnodes {TRAIN['nodes']} --nproc-per-node {TRAIN['processes']}"
-        ' --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$(hostname):29500"'
+        f" {TORCHRUN} --nnodes {TRAIN['nodes']}"
+        ' --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID"'
+        # A port of its own, should another training start on the same node.
+        ' --rdzv-endpoint "$(hostname):$((20000 + SLURM_JOB_ID % 20000))"'
     )
     # The plugin then leaves it to the rule to start its tasks, one on each node.
-    SEVERAL_NODES = {
+    NODES = {
         "mpi": "srun",
         "nodes": TRAIN["nodes"],
         "tasks": TRAIN["nodes"],
         "tasks_per_gpu": -1,
     }
 else:
-    LAUNCH = f"torchrun --standalone --nproc-per-node {TRAIN['processes']}"
-    SEVERAL_NODES = {}
+    LAUNCH = f"{TORCHRUN} --standalone"
+    NODES = {"nodes": 1}  # else Slurm may spread the GPUs
 
 if TRAINED:
 
@@ -46,11 +51,11 @@ if TRAINED:
             "../../envs/pusa.yaml"
         threads: TRAIN["processes"] * on(gpu=8, cpu=1)  # 8 keep a GPU fed
         resources:
-            **SEVERAL_NODES,
+            **NODES,
             gpu=on(gpu=TRAIN["nodes"] * TRAIN["processes"], cpu=0),
             cpus_per_gpu=on(gpu=8, cpu=0),
             # Every process reads the base, 28 GB in bfloat16, before it goes to its GPU.
-            mem_mb=on(gpu=40_000, cpu=3_000) * TRAIN["processes"],
+            mem_mb=on(gpu=40_000, cpu=0) * TRAIN["processes"],
             # The trainer is told, stops in time and saves; the next attempt goes on from there.
             runtime=on(gpu=1440, cpu=120),
         params:
@@ -74,7 +79,9 @@ if TRAINED:
         shell:
             "{params.launch} -m pusa train-lora {params.cache:q} {params.transformer:q}"
             " {params.folder:q} {params.run} {params.iterations} {params.options}"
-            " --state {params.state:q} --minutes {resources.runtime} 2>&1 | tee -a {log:q}"
+            " --state {params.state:q} --minutes {resources.runtime} 2>&1"
+            # Slurm sends its SIGTERM to every process; the trainer has yet to save, and to say so.
+            " | (trap '' INT TERM; exec tee {log:q})"
 
 else:
 
@@ -89,7 +96,7 @@ else:
         conda:
             "../../envs/pusa.yaml"
         resources:
-            mem_mb=4_000,  # one tensor at a time
+            mem_mb=on(gpu=4_000, cpu=0),  # one tensor at a time
             runtime=30,
         params:
             rank=LORA["rank"],
@@ -113,7 +120,7 @@ rule merge_lora:
     conda:
         "../../envs/pusa.yaml"
     resources:
-        mem_mb=on(gpu=16_000, cpu=2_000),  # tensor by tensor, whatever the model's size
+        mem_mb=on(gpu=16_000, cpu=0),  # tensor by tensor, whatever the model's size
         runtime=on(gpu=120, cpu=20),  # reads and writes 57 GB in float32
     params:
         transformer=MODEL / "transformer",

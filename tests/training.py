@@ -1,0 +1,119 @@
+"""Starting trainings, in this process or in others, for several test files."""
+
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+
+LEARNING_RATE = 0.01
+#: `pusa.train.TrainSettings`, and the options of `pusa train-lora`.
+SETTINGS = {
+    "method": "lora",
+    "rank": 2,
+    "iterations": (2,),
+    "objective": "paper",
+    "p_async": 1.0,
+    "learning_rate": LEARNING_RATE,
+    "warmup": 0,
+    "total_batch": 4,
+    "micro_batch": 2,
+    "shift": 5.0,
+    "validation_clips": 1,
+    "gradient_checkpointing": False,
+    "dtype": "float32",
+    "offload": False,
+    "seed": 0,
+}
+
+
+def settings_of(**changes):
+    from pusa.train import TrainSettings
+
+    return TrainSettings(**{**SETTINGS, **changes})
+
+
+@contextmanager
+def process_group():
+    """Make this process the only one of a training, for as many trainings as wanted.
+
+    The group itself stays until the end: DeepSpeed keeps to the first that it meets.
+    """
+    import torch.distributed as dist
+
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in _environment(0, 1, _free_port()).items():
+            patch.setenv(key, value)
+        patch.setattr(dist, "destroy_process_group", lambda: None)
+        yield
+
+
+def start_processes(processes, cache, transformer, folder, checkpoint_every=50, **changes):
+    """Train in ``folder/out`` and ``folder/state`` with processes that need not import anything."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pusa.train"])
+    port = _free_port()
+    started = []
+    for rank in range(processes):
+        arguments = (cache, transformer, folder, checkpoint_every, changes)
+        environment = _environment(rank, processes, port)
+        started.append(context.Process(target=_train, args=(environment, *arguments)))
+        started[-1].start()
+    return started
+
+
+def _train(environment, cache, transformer, folder, checkpoint_every, changes):
+    import torch
+
+    from pusa import train
+
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    out, state = folder / "out", folder / "state"
+    settings = settings_of(**changes)
+    train.train(cache, transformer, out, settings, state=state, checkpoint_every=checkpoint_every)
+
+
+def join(processes, exit_code=0):
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [exit_code] * len(processes)
+
+
+def start_torchrun(processes, cache, transformer, folder, checkpoint_every=50, **changes):
+    """The same as the workflow does it."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", str(processes), "-m", "pusa", "train-lora"]
+    command += [str(cache), str(transformer), str(folder / "out")]
+    command += ["--state", str(folder / "state"), "--checkpoint-every", str(checkpoint_every)]
+    for key, value in {**SETTINGS, **changes}.items():
+        option = "--" + key.replace("_", "-")
+        if key == "iterations":
+            command += [part for i in value for part in ("--iteration", str(i))]
+        elif isinstance(value, bool):
+            command += [option] * value
+        elif value is not None:
+            command += [option, str(value)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def finish(torchrun, exit_code=0):
+    """Wait for torchrun, and return the errors that were reported."""
+    _, printed = torchrun.communicate()
+    assert torchrun.returncode == exit_code, printed[-3000:]
+    return [line for line in printed.splitlines() if line.startswith("error: ")]
+
+
+def _environment(rank, processes, port):
+    values = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_PORT": port}
+    return {"MASTER_ADDR": "127.0.0.1", **{key: str(value) for key, value in values.items()}}
+
+
+def _free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
