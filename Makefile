@@ -26,8 +26,9 @@ demo: $(VENV)/installed
 	   "Effects:       $(OUT)/effects/tables.md" \
 	   "Contact sheet: $(OUT)/figures/contact_sheet.png"
 
+# Two files at a time: some tests wait for Slurm most of their time.
 test: $(VENV)/installed
-	$(RUN) python -m pytest
+	$(RUN) python -m pytest -n 2 --dist loadfile
 
 effects: $(VENV)/installed
 	$(RUN) snakemake $(FLAGS) effects $(DEMO)
@@ -35,7 +36,8 @@ effects: $(VENV)/installed
 
 check: $(VENV)/installed
 	$(RUN) ruff check . && ruff format --check . && snakefmt --check Snakefile workflow && \
-	  snakemake --lint $(DEMO) && snakemake --cores 1 --dry-run --quiet
+	  for config in config/*.yaml; do snakemake --lint --configfile $$config && \
+	    snakemake --dry-run --quiet all --configfile $$config || exit 1; done
 
 $(VENV)/installed: envs/requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -108,6 +108,24 @@ def shards(study, name):
     return -(-videos // SAMPLE["videos_per_job"])
 
 
+def include_options(patterns):
+    return [word for pattern in patterns for word in ("--include", pattern)]
+
+
+def downloads():
+    """The record of every download that the workflow needs."""
+    folders = []
+    if config["model"]["source"] == "hub":
+        folders.append(MODEL)
+    if not TRAINED and "repo" in LORA:
+        folders.append(Path(LORA["path"]))
+    if TRAINED and config["dataset"]["source"] == "hub":
+        folders.append(DATASET)
+    if config["suite"]["source"] == "vbench":
+        folders.append(SUITE)
+    return [folder / "download.json" for folder in folders]
+
+
 def setting_of(wildcards):
     return SETTINGS[wildcards.study][wildcards.setting]
 

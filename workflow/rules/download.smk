@@ -20,10 +20,6 @@ DATASET_FILES = {
 }[config["cache"]["source"]]
 
 
-def include(patterns):
-    return [word for pattern in patterns for word in ("--include", pattern)]
-
-
 if config["model"]["source"] == "hub":
 
     localrules:
@@ -41,8 +37,8 @@ if config["model"]["source"] == "hub":
         params:
             repo=config["model"]["repo"],
             revision=config["model"]["revision"],
-            folder=MODEL,
-            include=include(MODEL_FILES),
+            folder=subpath(output[0], parent=True),
+            include=include_options(MODEL_FILES),
         shell:
             "HF_HUB_OFFLINE=$PUSA_HUB_OFFLINE python -m pusa download {params.repo:q}"
             " {params.folder:q} --kind model --revision {params.revision:q}"
@@ -66,8 +62,8 @@ if not TRAINED and "repo" in LORA:
         params:
             repo=LORA["repo"],
             revision=LORA["revision"],
-            folder=LORA["path"],
-            include=include([LORA["file"]]),
+            folder=subpath(output[0], parent=True),
+            include=include_options([LORA["file"]]),
         shell:
             "HF_HUB_OFFLINE=$PUSA_HUB_OFFLINE python -m pusa download {params.repo:q}"
             " {params.folder:q} --kind model --revision {params.revision:q}"
@@ -90,8 +86,10 @@ if "baseline" in config:
         params:
             repo=config["baseline"]["repo"],
             revision=config["baseline"]["revision"],
-            folder=config["baseline"]["path"],
-            include=include((*MODEL_FILES, "image_encoder/*", "image_processor/*")),
+            folder=subpath(output[0], parent=True),
+            include=include_options(
+                (*MODEL_FILES, "image_encoder/*", "image_processor/*")
+            ),
         shell:
             "HF_HUB_OFFLINE=$PUSA_HUB_OFFLINE python -m pusa download {params.repo:q}"
             " {params.folder:q} --kind model --revision {params.revision:q}"
@@ -115,8 +113,8 @@ if TRAINED and config["dataset"]["source"] == "hub":
         params:
             repo=config["dataset"]["repo"],
             revision=config["dataset"]["revision"],
-            folder=DATASET,
-            include=include(DATASET_FILES),
+            folder=subpath(output[0], parent=True),
+            include=include_options(DATASET_FILES),
         shell:
             "HF_HUB_OFFLINE=$PUSA_HUB_OFFLINE python -m pusa download {params.repo:q}"
             " {params.folder:q} --kind dataset --revision {params.revision:q}"
@@ -138,20 +136,6 @@ if config["suite"]["source"] == "vbench":
         conda:
             "../../envs/pusa.yaml"
         params:
-            folder=SUITE,
+            folder=subpath(output[0], parent=True),
         shell:
             "python -m pusa download-suite {params.folder:q} 2>&1 | tee {log:q}"
-
-
-def downloads():
-    """The record of every download that the workflow needs."""
-    folders = []
-    if config["model"]["source"] == "hub":
-        folders.append(MODEL)
-    if not TRAINED and "repo" in LORA:
-        folders.append(Path(LORA["path"]))
-    if TRAINED and config["dataset"]["source"] == "hub":
-        folders.append(DATASET)
-    if config["suite"]["source"] == "vbench":
-        folders.append(SUITE)
-    return [folder / "download.json" for folder in folders]
