@@ -324,11 +324,10 @@ def sample_suite(
 @app.command()
 def score(
     suite: Path,
-    samples: Annotated[Path, typer.Argument(help="Folder with a setting's videos and manifests.")],
+    manifest: Annotated[Path, typer.Argument(help="List of videos, beside them.")],
     out: Path,
     height: Height,
     width: Width,
-    shards: Annotated[int, typer.Option(help="Number of manifests.")] = 1,
 ) -> None:
     """Score videos on nine weight-free dimensions (not VBench), one row per video and measure."""
     import pandas as pd
@@ -337,11 +336,10 @@ def score(
     from pusa.suite import read_suite
 
     references = suite / "reference"
-    videos = pd.concat([pd.read_csv(samples / f"shard{n}.csv") for n in range(shards)])
     table = scores.score_videos(
         read_suite(suite, height=height, width=width),
-        videos,
-        samples,
+        pd.read_csv(manifest),
+        manifest.parent,
         height=height,
         width=width,
         references=references if references.is_dir() else None,

@@ -34,6 +34,15 @@ def check_config(config: dict, schema: str | Path) -> None:
         raise ValueError(
             f"config key train.iterations: found {train['iterations']}, expected rising order"
         )
+    if not math.isfinite(train["learning_rate"]):
+        raise ValueError(
+            f"config key train.learning_rate: found {train['learning_rate']}, expected a number"
+        )
+    if train["warmup"] > train["iterations"][-1]:
+        raise ValueError(
+            f"config key train.warmup: found {train['warmup']}, expected at most the last of "
+            f"train.iterations, {train['iterations'][-1]}"
+        )
     total, processes = train["total_batch"], train["nodes"] * train["processes"]
     micro = train.setdefault("micro_batch", max(1, total // processes))
     if total % (processes * micro):
@@ -105,6 +114,16 @@ def _sentence(error: jsonschema.ValidationError) -> str:
         "pattern": "a name that matches {}",
         "uniqueItems": "no value twice",
     }.get(error.validator, error.message)
+    if error.validator == "type" and isinstance(error.instance, str) and "e" in error.instance:
+        try:
+            number = float(error.instance)
+        except ValueError:
+            pass
+        else:
+            return (
+                f"config key {path}: found the text {error.instance!r}, expected a number; YAML "
+                f"wants a point in it, as in {number:.1e}"
+            )
     value = error.validator_value
     value = ", ".join(map(str, value)) if isinstance(value, list) else value
     return f"config key {path}: found {error.instance!r}, expected {expected.format(value)}"

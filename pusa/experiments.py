@@ -85,7 +85,9 @@ def read_experiments(sheet: str | Path, *, seed: int | None) -> pd.DataFrame:
     if not sheet.is_file():
         raise FileNotFoundError(f"experiments sheet {sheet} does not exist")
     try:
-        table = pd.read_csv(sheet, sep="\t", dtype=str, keep_default_na=False).fillna("")
+        table = pd.read_csv(
+            sheet, sep="\t", dtype=str, keep_default_na=False, index_col=False, on_bad_lines="error"
+        ).fillna("")
     except ValueError as error:  # pandas does not name the file
         raise ValueError(f"{sheet}: cannot be read as tab-separated ({error})") from None
     if tuple(table.columns) != COLUMNS:
@@ -155,11 +157,12 @@ def _parse(row: dict[str, str], where: str, seed: int) -> Setting:
 
 
 def _number(row: dict[str, str], column: str, kind: type, where: str):
-    try:
-        return kind(row[column])
-    except ValueError:
-        wanted = "a whole number" if kind is int else "a number"
-        raise ValueError(f"{where}: {column} is {row[column]!r}, expected {wanted}") from None
+    # Not all that Python reads, such as 1_000 or nan, is meant; and names show six digits.
+    plain = r"\d+" if kind is int else r"\d+(\.\d+)?"
+    if not re.fullmatch(plain, row[column], re.ASCII) or len(row[column]) > 7:
+        wanted = "a whole number" if kind is int else "a number of at most six digits"
+        raise ValueError(f"{where}: {column} is {row[column]!r}, expected {wanted}")
+    return kind(row[column])
 
 
 def check_available(experiments: pd.DataFrame, config: dict) -> None:

@@ -13,6 +13,7 @@ import math
 import re
 import shutil
 from collections import ChainMap
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from hashlib import sha256
@@ -30,6 +31,7 @@ from pusa.lora_formats import (
     LoraModule,
     from_wan,
     open_lora,
+    require_whole,
     to_wan,
 )
 from pusa.model_folder import require_files, weight_files
@@ -147,6 +149,7 @@ def convert_lora(
     if out.exists():
         raise FileExistsError(f"{out} exists already, expected a new file")
     lora = open_lora(source)
+    require_whole(lora)
     if rank not in (None, lora.rank):
         raise ValueError(f"{source} has rank {lora.rank}, expected {rank}")
     info = lora_info(lora)
@@ -223,7 +226,8 @@ def merge_lora(base: str | Path, lora: str | Path, out: str | Path, *, lora_scal
         FileExistsError: if ``out`` is there and not an empty folder.
         OSError: if the disk has no room for the result.
         ValueError: if a file is damaged, the LoRA was made for another base, a LoRA module finds
-            no weight or one of another shape, or the base already has a LoRA merged into it.
+            no weight or one of another shape, or the base already has a LoRA merged into it, or
+            the result is not finite.
     """
     base, out = Path(base), Path(out)
     if not math.isfinite(lora_scale):
@@ -242,7 +246,12 @@ def merge_lora(base: str | Path, lora: str | Path, out: str | Path, *, lora_scal
             f"{lora} was trained on the base {made_for}, but {base} is {found}; "
             "a LoRA fits only the model that it was trained on"
         )
-    modules = _find_weights(opened, base, dict(ChainMap(*shards.values())))
+    weights = dict(ChainMap(*shards.values()))
+    modules = _find_weights(opened, base, weights)
+    require_whole(opened)
+    in_lora, in_base = _count_blocks(opened.modules), _count_blocks(map(_diffusers_name, weights))
+    if in_lora not in (0, in_base):
+        raise ValueError(f"{lora} has {in_lora} blocks, but {base} has {in_base}; they must agree")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise FileExistsError(f"{out} exists already, expected a new or empty folder")
     unfinished = out.resolve().with_name(f".partial-{out.resolve().name}")
@@ -293,6 +302,10 @@ def _find_weights(
     return modules
 
 
+def _count_blocks(names: Iterable[str]) -> int:
+    return len({inside[1] for name in names if (inside := re.match(r"blocks\.(\d+)\.", name))})
+
+
 def _check_room(out: Path, needed: int) -> None:
     folder = next(parent for parent in out.resolve().parents if parent.exists())
     free = shutil.disk_usage(folder).free
@@ -324,6 +337,10 @@ def _merged_tensor(
     for rows in range(0, len(weight), _ROWS):
         part = slice(rows, rows + _ROWS)
         merged[part] = torch.addmm(weight[part].float(), up[part], down, alpha=scale)
+    if not merged.isfinite().all():
+        raise ValueError(
+            f"{name} with {lora.file} at scale {scale:g} has values that are not finite"
+        )
     return merged
 
 

@@ -7,10 +7,11 @@
 | ``comfy`` | ``diffusion_model.blocks.0.self_attn.q.lora_A.weight`` | a tensor ``….alpha`` |
 | ``musubi`` | ``lora_unet_blocks_0_self_attn_q.lora_down.weight`` | a tensor ``….alpha`` |
 
-A file may leave out the prefix ``transformer.`` or the infix ``.default``, and say ``lora_down``
-for ``lora_A`` and ``lora_up`` for ``lora_B``. Where it gives no alpha, alpha is the rank. A LoRA
-adds ``alpha / rank * B A`` to a weight, A of shape (rank, in_features) and B of shape
-(out_features, rank). Modules have diffusers' names wherever a format is not named.
+A file may leave out the prefix ``transformer.`` or the infix ``.default``, have PEFT's own prefix
+``base_model.model.``, and say ``lora_down`` for ``lora_A`` and ``lora_up`` for ``lora_B``. Where
+it gives no alpha, alpha is the rank. A LoRA adds ``alpha / rank * B A`` to a weight, A of shape
+(rank, in_features) and B of shape (out_features, rank). Modules have diffusers' names wherever a
+format is not named.
 """
 
 import json
@@ -35,6 +36,7 @@ EXPORTS: dict[str, str] = {
 #: Metadata key under which diffusers looks for PEFT's config, its keys prefixed like tensors.
 ADAPTER_KEY = "lora_adapter_metadata"
 PREFIX = "transformer."
+PYTORCH = (".pt", ".pth", ".bin", ".ckpt")
 
 _ATTENTION = {
     "to_q": "q",
@@ -99,7 +101,8 @@ class _Key(NamedTuple):
 
 
 _KEY = re.compile(
-    r"(?P<prefix>transformer\.|diffusion_model\.|lora_unet_|)(?P<module>.+?)"
+    r"(?P<prefix>transformer\.|diffusion_model\.|lora_unet_|base_model\.model\.|)"
+    r"(?P<module>.+?)"
     r"\.(?:lora_(?P<side>A|B|down|up)(?:\.default)?\.weight|alpha)"
 )
 _SIDES = {"A": "A", "down": "A", "B": "B", "up": "B", None: "alpha"}
@@ -158,7 +161,8 @@ class LoraFile:
 def open_lora(file: str | Path) -> LoraFile:
     """Read the header of a LoRA of any of the formats, told apart by its tensors' names.
 
-    ``.pt`` is read as PyTorch's, weights only; anything else as safetensors.
+    ``.pt``, ``.pth``, ``.bin`` and ``.ckpt`` are read as PyTorch's, weights only; anything else as
+    safetensors.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -167,7 +171,7 @@ def open_lora(file: str | Path) -> LoraFile:
     file = Path(file)
     if not file.is_file():
         raise FileNotFoundError(f"LoRA {file} does not exist")
-    if file.suffix == ".pt":
+    if file.suffix in PYTORCH:
         metadata = {}
         layout = {n: TensorLayout(t.dtype, tuple(t.shape)) for n, t in _load_pt(file).items()}
     else:
@@ -196,6 +200,25 @@ def open_lora(file: str | Path) -> LoraFile:
     config = _adapter_config(file, metadata) if kind == "diffusers" else {}
     modules = {name: _module(file, name, parts[name], layout, config) for name in sorted(parts)}
     return LoraFile(file, kind, modules, layout, metadata)
+
+
+def require_whole(lora: LoraFile) -> None:
+    """Refuse a LoRA in which a block lacks what another has: parts of it must have got lost.
+
+    Raises:
+        ValueError: that names a module which is not there.
+    """
+    blocks, kinds = set(), set()
+    for name in lora.modules:
+        if inside := re.fullmatch(r"blocks\.(\d+)\.(.+)", name):
+            blocks.add(int(inside[1]))
+            kinds.add(inside[2])
+    wanted = {f"blocks.{n}.{kind}" for n in range(max(blocks, default=-1) + 1) for kind in kinds}
+    if missing := sorted(wanted - set(lora.modules)):
+        raise ValueError(
+            f"{lora.file} lacks {len(missing)} of {len(wanted)} modules, such as {missing[0]}, "
+            "which other blocks have; expected a whole LoRA"
+        )
 
 
 def _module(file: Path, name: str, parts: dict, layout: dict, config: dict) -> LoraModule:
@@ -231,8 +254,11 @@ def _adapter_config(file: Path, metadata: dict[str, str]) -> dict:
     try:
         config = json.loads(metadata.get(ADAPTER_KEY, "{}"))
         config = {key.removeprefix(PREFIX): value for key, value in config.items()}
-    except (ValueError, AttributeError):
-        raise ValueError(f"{file}: metadata {ADAPTER_KEY!r} is not a JSON object") from None
+        for pattern in config.get("alpha_pattern") or {}:
+            re.compile(pattern)
+        dict(config.get("alpha_pattern") or {})
+    except (ValueError, AttributeError, TypeError, re.error):
+        raise ValueError(f"{file}: metadata {ADAPTER_KEY!r} is not PEFT's config as JSON") from None
     for option in ("use_dora", "use_rslora"):
         if config.get(option):
             raise ValueError(f"{file} is a LoRA with PEFT's {option}, expected one without")
@@ -249,16 +275,21 @@ def _by_pattern(patterns: dict[str, float] | None, module: str, default: float) 
 
 def _read_tensor(file: Path, name: str) -> torch.Tensor:
     # Loaded anew for each tensor: pages of a mapping stay in memory as long as it does.
-    return _load_pt(file)[name] if file.suffix == ".pt" else read_tensor(file, name)
+    return _load_pt(file)[name] if file.suffix in PYTORCH else read_tensor(file, name)
 
 
 def _load_pt(file: Path) -> dict[str, torch.Tensor]:
     """Map a file that `torch.save` wrote; nothing but tensors is taken from it."""
     try:
         tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, pickle.UnpicklingError, OSError) as error:
-        reason = str(error).split(".")[0].strip()
-        raise ValueError(f"{file} is not a readable PyTorch file ({reason})") from None
+    except pickle.UnpicklingError:
+        raise ValueError(
+            f"{file} holds more than tensors, which is not read, as it could run code"
+        ) from None
+    except (RuntimeError, OSError, EOFError):
+        raise ValueError(
+            f"{file} is damaged, or not of torch.save's zip format; expected a LoRA's tensors"
+        ) from None
     if not isinstance(tensors, dict) or not all(
         isinstance(name, str) and torch.is_tensor(tensor) for name, tensor in tensors.items()
     ):

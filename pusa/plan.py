@@ -71,6 +71,12 @@ def count_videos(prompts: dict[str, int], samples: int) -> int:
     return samples * sum(prompts.values())
 
 
+def count_jobs(prompts: dict[str, int], sample: dict) -> int:
+    """Sampling jobs of a setting; each has whole prompts, with all of their samples."""
+    jobs = -(-count_videos(prompts, sample["samples"]) // sample["videos_per_job"])
+    return min(jobs, sum(prompts.values()))
+
+
 def describe_plan(config: dict, experiments: pd.DataFrame, prompts: dict[str, dict]) -> str:
     """A few lines on what the tables of a configuration take from nothing.
 
@@ -85,7 +91,7 @@ def describe_plan(config: dict, experiments: pd.DataFrame, prompts: dict[str, di
     samples = config["sample"]["samples"]
     videos = {name: count_videos(prompts[sets[name]], samples) for name in settings}
     runs = sorted({s.run for s in settings.values() if s.seed is not None})
-    shards = sum(-(-n // config["sample"]["videos_per_job"]) for n in videos.values())
+    shards = sum(count_jobs(prompts[sets[name]], config["sample"]) for name in settings)
     merged = sum(1 for s in settings.values() if s.rank is not None)  # one for each setting
     lines = [
         f"{len(settings)} sampling settings, {in_table2} of them Table 2's, each sampled once:",
@@ -143,7 +149,7 @@ def _describe_disk(
     config: dict, shape: Shape, videos: dict[str, int], runs: list, merged: int
 ) -> list[str]:
     clip, train = config["clip"], config["train"]
-    sizes = {"one merged checkpoint at a time": 4 * shape.parameters if merged else 0}
+    sizes = {}
     saved = len(runs) * len(train["iterations"])
     if train["method"] == "full":
         sizes["trained transformers"] = 4 * saved * shape.parameters
@@ -161,7 +167,14 @@ def _describe_disk(
         latents = 4 * frame * count_latent_frames(clip["frames"])
         sizes["cached latents"] = latents * config["dataset"]["clips"]
     parts = ", ".join(f"{name} {_bytes(n)}" for name, n in sizes.items() if n)
-    return [f"about {_bytes(sum(sizes.values()))} of disk: {parts}"]
+    lines = [f"about {_bytes(sum(sizes.values()))} of disk for good: {parts}"]
+    if merged:
+        one = 4 * shape.parameters
+        lines.append(
+            f"and {_bytes(one)} for each merged checkpoint that waits for its samples, up to "
+            f"{_bytes(merged * one)}"
+        )
+    return lines
 
 
 def _count_tokens(clip: dict) -> int:

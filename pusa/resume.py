@@ -14,8 +14,8 @@ import math
 import os
 import shutil
 import signal
-import sys
 import time
+import traceback
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -45,6 +45,9 @@ def together():
         error = caught
     except SafetensorError as caught:
         error = OSError(f"safetensors: {caught}")
+    except Exception as caught:  # such as too little memory on a GPU
+        traceback.print_exc()
+        error = RuntimeError(f"{type(caught).__name__}: {caught}")
     errors = [None] * dist.get_world_size()
     dist.all_gather_object(errors, error)
     first = next((e for e in errors if e is not None), None)
@@ -78,7 +81,7 @@ def claim(state: Path):
 class StopWatch:
     """Says when to stop: at a signal, or while a wall-clock budget still leaves time to save.
 
-    The budget counts from the start of the process. A tenth of it, at most a minute, is kept
+    The budget counts from the start of the process. A tenth of it, at most five minutes, is kept
     for what cannot be foreseen; for the rest, the longest so far of each part of the work
     counts as what it will take next.
     """
@@ -87,7 +90,7 @@ class StopWatch:
         self.minutes = minutes  # 0: no budget
         self.longest: dict[str, float] = {}  # seconds, by part of the work
         self._started = psutil.Process().create_time()
-        margin = min(60, 6 * minutes)
+        margin = min(300, 6 * minutes)
         self._end = self._started + 60 * minutes - margin if minutes else math.inf
         self._signalled = False
 
@@ -121,12 +124,11 @@ class StopWatch:
 
 
 def find_checkpoint(state: Path, run: dict) -> Path | None:
-    """The newest checkpoint of the state folder, if it is of the same ``run``.
-
-    One of another run is not used, and standard error says what differs.
+    """The newest checkpoint of the state folder, if there is any.
 
     Raises:
-        ValueError: if its record is damaged or missing.
+        ValueError: if it is of another ``run``, or its record is damaged or missing. Days of work
+            may be in it, so that it is not for us to delete.
     """
     found = [p for p in state.glob("checkpoint-*") if p.name.split("-")[1].isdecimal()]
     if not found:
@@ -135,12 +137,13 @@ def find_checkpoint(state: Path, run: dict) -> Path | None:
     saved = read_record(newest)["run"]
     wanted = json.loads(json.dumps(run))
     different = [k for k in {**saved, **wanted} if saved.get(k) != wanted.get(k)]
-    if not different:
-        return newest
-    if dist.get_rank() == 0:
+    if different:
         changes = ", ".join(f"{k} {saved.get(k)} -> {wanted.get(k)}" for k in different)
-        print(f"{newest} is of another run ({changes}): training starts anew", file=sys.stderr)
-    return None
+        raise ValueError(
+            f"{newest} is of another run ({changes}); set that back to go on from it, or delete "
+            f"the state folder {state} to train anew"
+        )
+    return newest
 
 
 def read_record(checkpoint: Path) -> dict:

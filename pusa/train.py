@@ -143,13 +143,15 @@ def train(
         _check(settings, data, transformer, out, state, world)
         base = fingerprint(transformer)
         run = {**asdict(settings), "base": base, "cache": data.digest(), "processes": world}
+        # What must not change on the way; which iterations are saved changes none of them.
+        fixed = {key: value for key, value in run.items() if key != "iterations"}
 
     with ExitStack() as stack:
         start, checkpoint = 0, None
         with together():
             if first:
                 stack.enter_context(claim(state))
-            checkpoint = find_checkpoint(state, run)
+            checkpoint = find_checkpoint(state, fixed)
             if checkpoint:
                 record = read_record(checkpoint)
                 start = record["iteration"]
@@ -211,7 +213,7 @@ def train(
                 if first:
                     log.flush()
                 with watch.measure("checkpoint"):
-                    record = {"iteration": iteration, "run": run, "longest": watch.longest}
+                    record = {"iteration": iteration, "run": fixed, "longest": watch.longest}
                     write_checkpoint(engine, state, record)
             if reason:
                 why = "at a signal" if reason == 2 else f"with its {minutes:g} minutes nearly over"

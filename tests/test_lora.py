@@ -400,6 +400,44 @@ def test_unknown_module_is_refused(tmp_path, base, lora, info):
         merge_lora(base, tmp_path / "big.safetensors", tmp_path / "merged", lora_scale=1.0)
 
 
+def test_lora_with_a_gap_is_refused(tmp_path, base, lora, info):
+    tensors, _ = read_lora(lora)
+    part = {n: t for n, t in tensors.items() if not n.startswith("blocks.1.ffn.net.2.")}
+    save_lora(tmp_path / "part.safetensors", part, info)
+    message = r"part\.safetensors lacks 1 of 20 modules, such as blocks\.1\.ffn\.net\.2, which"
+    with pytest.raises(ValueError, match=message):
+        merge_lora(base, tmp_path / "part.safetensors", tmp_path / "merged", lora_scale=1.0)
+    with pytest.raises(ValueError, match=message):
+        convert_lora(tmp_path / "part.safetensors", tmp_path / "c.safetensors", to="comfy")
+
+
+def test_lora_of_fewer_blocks_is_refused(tmp_path, base, lora, info):
+    tensors, _ = read_lora(lora)
+    half = {n: t for n, t in tensors.items() if n.startswith("blocks.0.")}
+    save_lora(tmp_path / "half.safetensors", half, info)
+    with pytest.raises(ValueError, match=r"has 1 blocks, but .* has 2"):
+        merge_lora(base, tmp_path / "half.safetensors", tmp_path / "merged", lora_scale=1.0)
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path, base, lora, info):
+    tensors, _ = read_lora(lora)
+    name = "blocks.1.attn1.to_q.lora_B.weight"
+    tensors[name] = torch.full_like(tensors[name], torch.nan)
+    save_lora(tmp_path / "nan.safetensors", tensors, info)
+    with pytest.raises(ValueError, match=r"attn1\.to_q\.weight with .* are not finite"):
+        merge_lora(base, tmp_path / "nan.safetensors", tmp_path / "merged", lora_scale=1.0)
+    assert not (tmp_path / "merged").exists()
+
+
+def test_file_of_peft_is_read(tmp_path, lora):
+    tensors, _ = read_lora(lora)
+    save_file(
+        {f"base_model.model.{n}": t for n, t in tensors.items()}, tmp_path / "peft.safetensors"
+    )
+    found, _ = read_lora(tmp_path / "peft.safetensors")
+    assert found.keys() == tensors.keys()
+
+
 def test_foreign_safetensors_file_is_refused(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors")
     with pytest.raises(ValueError, match=r"foreign\.safetensors: tensor a is not of a LoRA"):

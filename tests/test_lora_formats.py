@@ -248,8 +248,10 @@ def test_refused(save, case):
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ("{", "is not a JSON object"),
-        ("[]", "is not a JSON object"),
+        ("{", "is not PEFT's config as JSON"),
+        ("[]", "is not PEFT's config as JSON"),
+        ('{"transformer.alpha_pattern": [1]}', "is not PEFT's config as JSON"),
+        ('{"transformer.alpha_pattern": {"(": 1}}', "is not PEFT's config as JSON"),
         ('{"transformer.use_dora": true}', "use_dora, expected one without"),
         ('{"transformer.use_rslora": true}', "use_rslora, expected one without"),
         ('{"transformer.lora_alpha": "16"}', "has alpha 16, expected one finite number"),
@@ -278,7 +280,7 @@ class Payload:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"a": Payload()}, "is not a readable PyTorch file"),
+        ({"a": Payload()}, "holds more than tensors"),
         ({"epoch": 3, "state_dict": {}}, "does not hold tensors by name"),
         ([torch.ones(2)], "does not hold tensors by name"),
         ({}, "holds no tensors"),
@@ -295,5 +297,5 @@ def test_pt_file_of_something_else_is_refused(tmp_path, content, message):
 def test_cut_pt_file_is_refused(tmp_path, kept):
     torch.save(example("authors"), tmp_path / "lora.pt")
     (tmp_path / "lora.pt").write_bytes((tmp_path / "lora.pt").read_bytes()[:kept])
-    with pytest.raises(ValueError, match=r"lora\.pt is not a readable PyTorch file"):
+    with pytest.raises(ValueError, match=r"lora\.pt is damaged, or not of torch\.save's"):
         open_lora(tmp_path / "lora.pt")

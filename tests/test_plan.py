@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pusa.clip import count_latent_frames
 from pusa.config import check_config, prompt_counts
 from pusa.experiments import COLUMNS, read_experiments, unique_settings
-from pusa.plan import KNOWN_SHAPES, Shape, count_videos, describe_plan, find_shape
+from pusa.plan import KNOWN_SHAPES, Shape, count_jobs, count_videos, describe_plan, find_shape
 from pusa.train import TARGETS
 
 ROOT = Path(__file__).parents[1]
@@ -184,7 +184,7 @@ def test_unknown_model_is_not_estimated():
 
 def disk(text):
     """Sizes in GB by what takes them."""
-    line = next(line for line in text.splitlines() if "of disk: " in line).split(": ")[1]
+    line = next(line for line in text.splitlines() if "of disk for good: " in line).split(": ")[1]
     units = {"kB": 1e-6, "MB": 1e-3, "GB": 1, "TB": 1e3}
     parts = (part.rsplit(" ", 2) for part in line.split(", "))
     return {what: float(number) * units[unit] for what, number, unit in parts}
@@ -196,10 +196,21 @@ def test_disk_of_the_paper():
     # Five files of each run: of rank 256, 512, and the control's of rank 512; float32.
     loras = 5 * 4 * sum(shape.lora_parameters(rank) for rank in (256, 512, 512))
     latents = 3860 * 4 * 16 * 21 * 60 * 104
-    expected = {"one merged checkpoint at a time": 4 * shape.parameters, "LoRAs": loras}
+    expected = {"LoRAs": loras}
     expected |= {"the model's transformer": 4 * shape.parameters, "cached latents": latents}
     for what, size in expected.items():
         assert found[what] == pytest.approx(size / 1e9, abs=0.5)
+    one = round(4 * shape.parameters / 1e9)
+    assert f"{one} GB for each merged checkpoint that waits for its samples" in plan(
+        load("config.yaml")
+    )
+    assert "up to 1.6 TB" in plan(load("config.yaml"))  # 29 of them
+
+
+def test_jobs_have_whole_prompts():
+    sample = {"samples": 5, "videos_per_job": 2}
+    assert count_jobs({"subject": 4, "camera": 2}, sample) == 6
+    assert count_jobs({"subject": 4, "camera": 2}, sample | {"videos_per_job": 10}) == 3
 
 
 def test_full_training_saves_transformers_and_merges_none(tmp_path):
@@ -214,5 +225,5 @@ def test_full_training_saves_transformers_and_merges_none(tmp_path):
     shape = find_shape(config["model"])
     sizes = disk(text)
     assert sizes["trained transformers"] * 1e9 == pytest.approx(5 * 4 * shape.parameters, rel=0.05)
-    assert "one merged checkpoint at a time" not in sizes
+    assert "merged checkpoint that waits" not in text
     assert "LoRAs" not in sizes

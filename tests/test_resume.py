@@ -285,22 +285,28 @@ def test_missing_part(finished_parts, tmp_path, train_here, name):
         train_here(folder)
 
 
-def test_other_settings_start_anew(finished_parts, tmp_path, train_here, capfd):
+def test_other_settings_are_refused_and_nothing_is_lost(finished_parts, tmp_path, train_here):
     folder = shutil.copytree(finished_parts, tmp_path / "copy")
-    train_here(folder, rank=3, iterations=(2,))
-    (line,) = [x for x in capfd.readouterr().err.splitlines() if "another run" in x]
-    changes = "(rank 2 -> 3, iterations [5, 150] -> [2])"
-    assert line.endswith(f"is of another run {changes}: training starts anew")
-    assert list(pd.read_csv(folder / "out/training.csv")["iteration"]) == [1, 2]
-    assert not (folder / "out" / NAMES[0]).exists()
+    before = sorted(p.name for p in (folder / "state").iterdir())
+    message = r"is of another run \(rank 2 -> 3\); set that back .* or delete the state folder"
+    with pytest.raises(ValueError, match=message):
+        train_here(folder, rank=3)
+    assert sorted(p.name for p in (folder / "state").iterdir()) == before
 
 
-def test_checkpoint_of_other_processes_is_not_used(finished_parts, capfd):
+def test_more_iterations_may_be_asked_for_on_the_way(finished_parts, tmp_path, train_here):
+    folder = shutil.copytree(finished_parts, tmp_path / "copy")
+    done = logged(folder)
+    train_here(folder, iterations=(SAVED[0], done + 1))
+    assert (folder / "out" / f"iteration_{done + 1}.safetensors").exists()
+
+
+def test_checkpoint_of_other_processes_is_refused(finished_parts):
     checkpoint = checkpoint_of(finished_parts)
     run = json.loads((checkpoint / "checkpoint.json").read_text())["run"]
     assert resume.find_checkpoint(checkpoint.parent, run) == checkpoint
-    assert resume.find_checkpoint(checkpoint.parent, {**run, "processes": 8}) is None
-    assert "(processes 1 -> 8): training starts anew" in capfd.readouterr().err
+    with pytest.raises(ValueError, match=r"\(processes 1 -> 8\)"):
+        resume.find_checkpoint(checkpoint.parent, {**run, "processes": 8})
 
 
 def test_one_training_at_a_time(tmp_path, train_here):

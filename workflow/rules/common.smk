@@ -1,9 +1,9 @@
 # Configuration, experiments sheet, and the look-ups that rules share.
 import json
-import re
 import sys
 from pathlib import Path
 
+from snakemake.cli import parse_args
 from snakemake.exceptions import WorkflowError
 
 from pusa import config as pusa_config
@@ -22,7 +22,9 @@ try:
     pusa_experiments.check_available(EXPERIMENTS, config)
     pusa_experiments.require_base(EXPERIMENTS)
     pusa_experiments.check_published(EXPERIMENTS, PUBLISHED[1], PUBLISHED[2])
-    if config["model"]["source"] == "folder":
+    # A downloaded folder may have been copied here by hand.
+    downloaded = Path(config["model"]["path"]) / "download.json"
+    if config["model"]["source"] == "folder" or downloaded.exists():
         pusa_model_folder.check_model_folder(config["model"]["path"])
     # Prompts of each kind, in the whole suite and in the sheet's subset of it.
     PROMPTS = pusa_config.prompt_counts(config)
@@ -75,6 +77,10 @@ def on(gpu, cpu):
     return gpu if GPU else cpu
 
 
+# Minutes and megabytes of the steps that take seconds.
+SMALL = {"mem_mb": on(gpu=4_000, cpu=0), "runtime": 30}
+
+
 def count_options(counts):
     return " ".join(f"--{kind} {n}" for kind, n in (counts or {}).items())
 
@@ -104,26 +110,22 @@ def sampled_prompts(study, name):
 
 def shards(study, name):
     counts = sampled_prompts(study, name) or PROMPTS["all"]
-    videos = pusa_plan.count_videos(counts, SAMPLE["samples"])
-    return -(-videos // SAMPLE["videos_per_job"])
-
-
-def include_options(patterns):
-    return [word for pattern in patterns for word in ("--include", pattern)]
+    return pusa_plan.count_jobs(counts, SAMPLE)
 
 
 def downloads():
     """The record of every download that the workflow needs."""
-    folders = []
-    if config["model"]["source"] == "hub":
-        folders.append(MODEL)
-    if not TRAINED and "repo" in LORA:
-        folders.append(Path(LORA["path"]))
-    if TRAINED and config["dataset"]["source"] == "hub":
-        folders.append(DATASET)
-    if config["suite"]["source"] == "vbench":
-        folders.append(SUITE)
-    return [folder / "download.json" for folder in folders]
+    sections = {
+        "model": config["model"]["source"] == "hub",
+        "lora": not TRAINED and "repo" in LORA,
+        "dataset": TRAINED and config["dataset"]["source"] == "hub",
+        "suite": config["suite"]["source"] == "vbench",
+    }
+    return [
+        Path(config[section]["path"]) / "download.json"
+        for section, needed in sections.items()
+        if needed
+    ]
 
 
 def setting_of(wildcards):
@@ -183,13 +185,16 @@ def effect_seed_options(study):
     return " ".join(f"--effect-seed {seed}" for seed in config["effects"]["seeds"])
 
 
-def setting_manifests(study, name):
-    folder = RESULTS / "samples" / study / name
+def setting_shards(kind, study, name):
+    """A file of every job of a setting: its videos' list in samples, or their scores."""
+    folder = RESULTS / kind / study / name
     return [folder / f"shard{n}.csv" for n in range(shards(study, name))]
 
 
 def manifests(study):
-    return [file for name in SETTINGS[study] for file in setting_manifests(study, name)]
+    return [
+        file for n in SETTINGS[study] for file in setting_shards("samples", study, n)
+    ]
 
 
 def score_files(study):
@@ -213,11 +218,11 @@ def benchmark_files():
     return [
         *(folder / f"train_lora/{run.name}.tsv" for run in lora_logs("tables", "")),
         *(
-            folder / f"sample_videos/tables/{name}/shard{n}.tsv"
+            folder / f"{rule}/tables/{name}/shard{n}.tsv"
+            for rule in ("sample_videos", "score_videos")
             for name in names
             for n in range(shards("tables", name))
         ),
-        *(folder / f"score_videos/tables/{name}.tsv" for name in names),
     ]
 
 
@@ -244,16 +249,20 @@ def scale_sentence(study):
     )
 
 
-# `workflow.dryrun` is not set yet while rules are read.
-DRY_RUN = any(re.fullmatch(r"--dry-?run|-[a-z]*n[a-z]*", word) for word in sys.argv)
+# Whether jobs will run is not known yet while rules are read, but for the command line.
+_, ARGUMENTS = parse_args(sys.argv[1:])
+LOOKS_ONLY = any(
+    getattr(ARGUMENTS, mode)
+    for mode in ("dryrun", "lint", "summary", "detailed_summary", "report", "unlock")
+)
 
-if DRY_RUN and workflow.is_main_process:
+if ARGUMENTS.dryrun and workflow.is_main_process:
     plan = pusa_plan.describe_plan(config, EXPERIMENTS, PROMPTS)
     print(plan, file=sys.stderr)
 
 # Videos are not outputs, so that an interrupted job keeps those it finished; but when one is
 # deleted later, its manifest goes too, so that the job runs again and makes just that one.
-if workflow.is_main_process and not DRY_RUN:
+if workflow.is_main_process and not LOOKS_ONLY:
     for _manifest in RESULTS.glob("samples/*/*/shard*.csv"):
         if not pusa_suite.is_complete(_manifest):
             _manifest.unlink()

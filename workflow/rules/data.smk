@@ -12,6 +12,8 @@ if TRAINED and config["dataset"]["source"] == "tiny":
             RESULTS / "benchmarks/render_dataset.tsv"
         conda:
             "../../envs/pusa.yaml"
+        resources:
+            **SMALL,
         params:
             clips=config["dataset"]["clips"],
             folder=DATASET,
@@ -29,6 +31,8 @@ if config["suite"]["source"] == "tiny":
             RESULTS / "logs/render_suite.log",
         conda:
             "../../envs/pusa.yaml"
+        resources:
+            **SMALL,
         params:
             folder=SUITE,
             counts=count_options(PROMPTS["all"]),

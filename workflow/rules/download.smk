@@ -19,112 +19,56 @@ DATASET_FILES = {
     "released": ("metadata.csv", "train/*.tensors.pth"),
 }[config["cache"]["source"]]
 
-
+# Rule, section of the configuration, kind of repository, files, and one that others wait for.
+REPOSITORIES = []
 if config["model"]["source"] == "hub":
-
-    localrules:
-        download_model,
-
-    rule download_model:
-        output:
-            MODEL / "download.json",
-            MODEL / "model_index.json",
-        log:
-            RESULTS / "logs/download_model.log",
-        retries: 3  # goes on where a broken connection left it
-        conda:
-            "../../envs/pusa.yaml"
-        params:
-            repo=config["model"]["repo"],
-            revision=config["model"]["revision"],
-            folder=subpath(output[0], parent=True),
-            include=include_options(MODEL_FILES),
-        shell:
-            "HF_HUB_OFFLINE=$PUSA_HUB_OFFLINE python -m pusa download {params.repo:q}"
-            " {params.folder:q} --kind model --revision {params.revision:q}"
-            " {params.include:q} 2>&1 | tee {log:q}"
-
-
+    REPOSITORIES.append(
+        ("download_model", "model", "model", MODEL_FILES, "model_index.json")
+    )
 if not TRAINED and "repo" in LORA:
-
-    localrules:
-        download_lora,
-
-    rule download_lora:
-        output:
-            Path(LORA["path"]) / "download.json",
-            Path(LORA["path"]) / LORA["file"],
-        log:
-            RESULTS / "logs/download_lora.log",
-        retries: 3
-        conda:
-            "../../envs/pusa.yaml"
-        params:
-            repo=LORA["repo"],
-            revision=LORA["revision"],
-            folder=subpath(output[0], parent=True),
-            include=include_options([LORA["file"]]),
-        shell:
-            "HF_HUB_OFFLINE=$PUSA_HUB_OFFLINE python -m pusa download {params.repo:q}"
-            " {params.folder:q} --kind model --revision {params.revision:q}"
-            " {params.include:q} 2>&1 | tee {log:q}"
-
-
-if "baseline" in config:
-
-    localrules:
-        download_baseline,
-
-    rule download_baseline:
-        output:
-            Path(config["baseline"]["path"]) / "download.json",
-        log:
-            RESULTS / "logs/download_baseline.log",
-        retries: 3
-        conda:
-            "../../envs/pusa.yaml"
-        params:
-            repo=config["baseline"]["repo"],
-            revision=config["baseline"]["revision"],
-            folder=subpath(output[0], parent=True),
-            include=include_options(
-                (*MODEL_FILES, "image_encoder/*", "image_processor/*")
-            ),
-        shell:
-            "HF_HUB_OFFLINE=$PUSA_HUB_OFFLINE python -m pusa download {params.repo:q}"
-            " {params.folder:q} --kind model --revision {params.revision:q}"
-            " {params.include:q} 2>&1 | tee {log:q}"
-
-
+    REPOSITORIES.append(
+        ("download_lora", "lora", "model", [LORA["file"]], LORA["file"])
+    )
 if TRAINED and config["dataset"]["source"] == "hub":
+    REPOSITORIES.append(
+        ("download_dataset", "dataset", "dataset", DATASET_FILES, "metadata.csv")
+    )
+if "baseline" in config:
+    files = (*MODEL_FILES, "image_encoder/*", "image_processor/*")
+    REPOSITORIES.append(
+        ("download_baseline", "baseline", "model", files, "model_index.json")
+    )
 
-    localrules:
-        download_dataset,
+for rule_name, section, kind, files, awaited in REPOSITORIES:
 
-    rule download_dataset:
+    rule:
+        name:
+            rule_name
         output:
-            DATASET / "download.json",
-            DATASET / "metadata.csv",
+            Path(config[section]["path"]) / "download.json",
+            Path(config[section]["path"]) / awaited,
         log:
-            RESULTS / "logs/download_dataset.log",
-        retries: 3
+            RESULTS / "logs" / f"{rule_name}.log",
+        retries: 0  # the client tries again by itself; what it gives up, a person must mend
+        localrule: True
         conda:
             "../../envs/pusa.yaml"
         params:
-            repo=config["dataset"]["repo"],
-            revision=config["dataset"]["revision"],
+            repo=config[section]["repo"],
+            revision=config[section]["revision"],
             folder=subpath(output[0], parent=True),
-            include=include_options(DATASET_FILES),
+            options=[
+                "--kind",
+                kind,
+                *(word for pattern in files for word in ("--include", pattern)),
+            ],
         shell:
             "HF_HUB_OFFLINE=$PUSA_HUB_OFFLINE python -m pusa download {params.repo:q}"
-            " {params.folder:q} --kind dataset --revision {params.revision:q}"
-            " {params.include:q} 2>&1 | tee {log:q}"
+            " {params.folder:q} --revision {params.revision:q} {params.options:q}"
+            " 2>&1 | tee {log:q}"
 
 
 if config["suite"]["source"] == "vbench":
-
-    localrules:
-        download_suite,
 
     rule download_suite:
         output:
@@ -132,7 +76,8 @@ if config["suite"]["source"] == "vbench":
             SUITE_INFO,
         log:
             RESULTS / "logs/download_suite.log",
-        retries: 3
+        retries: 0
+        localrule: True
         conda:
             "../../envs/pusa.yaml"
         params:

@@ -26,6 +26,8 @@ rule make_tables:
         RESULTS / "logs/make_tables.log",
     conda:
         "../../envs/pusa.yaml"
+    resources:
+        **SMALL,
     params:
         folder=RESULTS / "tables",
         scores=RESULTS / "scores/tables",
@@ -49,6 +51,8 @@ rule measure_costs:
         RESULTS / "logs/measure_costs.log",
     conda:
         "../../envs/pusa.yaml"
+    resources:
+        **SMALL,
     params:
         benchmarks=RESULTS / "benchmarks",
         runs=[word for run in lora_logs("tables", "") for word in ("--run", run)],
@@ -83,6 +87,8 @@ rule record_provenance:
         RESULTS / "logs/record_provenance.log",
     conda:
         "../../envs/pusa.yaml"
+    resources:
+        **SMALL,
     params:
         out=RESULTS / "tables/provenance",
         config=json.dumps(config),
@@ -114,6 +120,8 @@ rule measure_effects:
         RESULTS / "logs/measure_effects/{study}.log",
     conda:
         "../../envs/pusa.yaml"
+    resources:
+        **SMALL,
     params:
         scores=lambda wildcards: RESULTS / "scores" / wildcards.study,
         runs=RESULTS / "lora",
@@ -144,6 +152,8 @@ if TRAINED:
             RESULTS / "logs/plot_losses.log",
         conda:
             "../../envs/pusa.yaml"
+        resources:
+            **SMALL,
         params:
             runs=[file.parent for file in lora_logs("tables", "training.csv")],
         shell:
@@ -166,6 +176,8 @@ rule plot_scores:
         RESULTS / "logs/plot_scores.log",
     conda:
         "../../envs/pusa.yaml"
+    resources:
+        **SMALL,
     params:
         scores=RESULTS / "scores/tables",
         seed=seed_options(),
@@ -181,8 +193,10 @@ rule plot_figure3:
         experiments=config["experiments"],
         suite=SUITE_INFO,
         samples=[
-            *setting_manifests("tables", pusa_experiments.base_setting(MAIN).name),
-            *setting_manifests("tables", MAIN.name),
+            *setting_shards(
+                "samples", "tables", pusa_experiments.base_setting(MAIN).name
+            ),
+            *setting_shards("samples", "tables", MAIN.name),
         ],
     output:
         report(
@@ -195,6 +209,8 @@ rule plot_figure3:
         RESULTS / "logs/plot_figure3.log",
     conda:
         "../../envs/pusa.yaml"
+    resources:
+        **SMALL,
     params:
         suite=SUITE,
         samples=RESULTS / "samples/tables",
@@ -211,7 +227,7 @@ rule make_contact_sheet:
     input:
         experiments=config["experiments"],
         suite=SUITE_INFO,
-        samples=setting_manifests("tables", MAIN.name),
+        samples=setting_shards("samples", "tables", MAIN.name),
     output:
         picture=report(
             RESULTS / "figures/contact_sheet.png",
@@ -229,6 +245,8 @@ rule make_contact_sheet:
         RESULTS / "logs/make_contact_sheet.log",
     conda:
         "../../envs/pusa.yaml"
+    resources:
+        **SMALL,
     params:
         suite=SUITE,
         samples=RESULTS / "samples/tables",

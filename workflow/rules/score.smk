@@ -1,29 +1,36 @@
-# Nine scores per setting, per video, by weight-free measures.
+# Nine scores per video, by weight-free measures: a job for each job of the sampling.
 rule score_videos:
     input:
         suite=SUITE_INFO,
-        manifests=lambda wildcards: setting_manifests(
-            wildcards.study, wildcards.setting
-        ),
+        manifest=RESULTS / "samples/{study}/{setting}/shard{shard}.csv",
     output:
-        RESULTS / "scores/{study}/{setting}.csv",
+        RESULTS / "scores/{study}/{setting}/shard{shard}.csv",
     log:
-        RESULTS / "logs/score_videos/{study}/{setting}.log",
+        RESULTS / "logs/score_videos/{study}/{setting}/shard{shard}.log",
     benchmark:
-        RESULTS / "benchmarks/score_videos/{study}/{setting}.tsv"
+        RESULTS / "benchmarks/score_videos/{study}/{setting}/shard{shard}.tsv"
     conda:
         "../../envs/pusa.yaml"
     resources:
-        mem_mb=on(gpu=4_000, cpu=0),  # one video at a time
-        runtime=on(gpu=720, cpu=60),
+        mem_mb=on(gpu=8_000, cpu=0),  # one video at a time
+        runtime=on(gpu=240, cpu=60),  # 50 videos of 832x480x81 take 20 minutes of a processor
     params:
         suite=SUITE,
-        samples=lambda wildcards: RESULTS
-        / "samples"
-        / wildcards.study
-        / wildcards.setting,
         size=size_options(),
-        shards=lambda wildcards: shards(wildcards.study, wildcards.setting),
     shell:
-        "python -m pusa score {params.suite:q} {params.samples:q} {output:q} {params.size}"
-        " --shards {params.shards} &> {log:q}"
+        "python -m pusa score {params.suite:q} {input.manifest:q} {output:q} {params.size}"
+        " &> {log:q}"
+
+
+rule gather_scores:
+    input:
+        lambda wildcards: setting_shards("scores", wildcards.study, wildcards.setting),
+    output:
+        RESULTS / "scores/{study}/{setting}.csv",
+    log:
+        RESULTS / "logs/gather_scores/{study}/{setting}.log",
+    localrule: True
+    conda:
+        "../../envs/pusa.yaml"
+    shell:
+        "awk 'FNR > 1 || NR == 1' {input:q} > {output:q} 2> {log:q}"

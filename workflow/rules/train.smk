@@ -72,7 +72,8 @@ if TRAINED:
                 f" --learning-rate {TRAIN['learning_rate']} --warmup {TRAIN['warmup']}"
                 f" --total-batch {TRAIN['total_batch']} --micro-batch {TRAIN['micro_batch']}"
                 f" --shift {TRAIN['shift']} --validation-clips {TRAIN['validation_clips']}"
-                f" --dtype {TRAIN['dtype']} --device {config['device']} --checkpoint-every {TRAIN['checkpoint_every']}"
+                f" --dtype {TRAIN['dtype']} --device {config['device']}"
+                f" --checkpoint-every {TRAIN['checkpoint_every']}"
                 f"{' --gradient-checkpointing' if TRAIN['gradient_checkpointing'] else ''}"
                 f"{' --offload' if TRAIN['offload'] else ''}"
             ),
@@ -96,8 +97,7 @@ else:
         conda:
             "../../envs/pusa.yaml"
         resources:
-            mem_mb=on(gpu=4_000, cpu=0),  # one tensor at a time
-            runtime=30,
+            **SMALL,  # one tensor at a time
         params:
             rank=LORA["rank"],
         shell:
@@ -119,9 +119,10 @@ rule merge_lora:
         RESULTS / "benchmarks/merge_lora/{study}/{setting}.tsv"
     conda:
         "../../envs/pusa.yaml"
+    threads: on(gpu=8, cpu=1)  # a rank of 512 is mostly multiplication
     resources:
         mem_mb=on(gpu=16_000, cpu=0),  # tensor by tensor, whatever the model's size
-        runtime=on(gpu=120, cpu=20),  # reads and writes 57 GB in float32
+        runtime=on(gpu=240, cpu=20),  # reads and writes 57 GB in float32
     params:
         transformer=MODEL / "transformer",
         alpha=lambda wildcards: setting_of(wildcards).alpha,
