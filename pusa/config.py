@@ -38,11 +38,6 @@ def check_config(config: dict, schema: str | Path) -> None:
         raise ValueError(
             f"config key train.learning_rate: found {train['learning_rate']}, expected a number"
         )
-    if train["warmup"] > train["iterations"][-1]:
-        raise ValueError(
-            f"config key train.warmup: found {train['warmup']}, expected at most the last of "
-            f"train.iterations, {train['iterations'][-1]}"
-        )
     total, processes = train["total_batch"], train["nodes"] * train["processes"]
     micro = train.setdefault("micro_batch", max(1, total // processes))
     if total % (processes * micro):

@@ -197,7 +197,6 @@ def test_released_needs_neither_dataset_nor_training(released):
         ("train.iterations", [300, 50], r"train.iterations: found \[300, 50\], expected rising"),
         ("train.learning_rate", "1e-5", r"found the text '1e-5', .* YAML wants .* 1\.0e-05"),
         ("train.learning_rate", float("nan"), "learning_rate: found nan, expected a number"),
-        ("train.warmup", 1000, "train.warmup: found 1000, expected at most the last of"),
         ("train.learning_rate", 0, "config key train.learning_rate: found 0, expected more than 0"),
         ("train.models.pusa.p_async", 1.5, "models.pusa.p_async: found 1.5, expected at most 1"),
         ("train.models.base", {"p_async": 1}, "found 'base', expected a name that matches"),
