@@ -20,11 +20,18 @@ def check_model_folder(model: str | Path) -> None:
     Raises:
         FileNotFoundError: that names the folder and what it lacks.
     """
-    require_files(model, list(PARTS))
-    weight_files(Path(model) / "transformer")
-    for part in ("vae", "text_encoder"):
-        if not any((Path(model) / part).glob("*.safetensors")):
-            raise FileNotFoundError(f"model folder {model} has no safetensors weights in {part}")
+    try:
+        require_files(model, list(PARTS))
+        weight_files(Path(model) / "transformer")
+        for part in ("vae", "text_encoder"):
+            if not any((Path(model) / part).glob("*.safetensors")):
+                raise FileNotFoundError(
+                    f"model folder {model} has no safetensors weights in {part}"
+                )
+    except FileNotFoundError as error:
+        record = Path(model) / "download.json"
+        hint = f"; delete {record} to have it downloaded again" if record.exists() else ""
+        raise FileNotFoundError(f"{error}{hint}") from None
 
 
 def digest_files(folder: str | Path) -> str:

@@ -60,3 +60,13 @@ def test_missing_shard_is_named(tmp_path, new_transformer):
     shards[1].unlink()
     with pytest.raises(FileNotFoundError, match=f"lacks {shards[1].name};"):
         weight_files(tmp_path)
+
+
+def test_damaged_download_says_how_to_mend_it(model, tmp_path):
+    folder = shutil.copytree(model, tmp_path / "model")
+    (folder / "download.json").write_text("{}")
+    check_model_folder(folder)
+    (folder / "vae/config.json").unlink()
+    message = r"lacks vae/config\.json; .*delete .*download\.json to have it downloaded again"
+    with pytest.raises(FileNotFoundError, match=message):
+        check_model_folder(folder)

@@ -1,4 +1,5 @@
 # Tables, figures and effects; each is part of the HTML report (`snakemake --report`).
+import json
 
 
 rule make_tables:
