@@ -85,15 +85,15 @@ def read_experiments(sheet: str | Path, *, seed: int | None) -> pd.DataFrame:
     if not sheet.is_file():
         raise FileNotFoundError(f"experiments sheet {sheet} does not exist")
     try:
-        table = pd.read_csv(
-            sheet, sep="\t", dtype=str, keep_default_na=False, index_col=False, on_bad_lines="error"
-        ).fillna("")
+        table = pd.read_csv(sheet, sep="\t", dtype=str, keep_default_na=False).fillna("")
     except ValueError as error:  # pandas does not name the file
         raise ValueError(f"{sheet}: cannot be read as tab-separated ({error})") from None
     if tuple(table.columns) != COLUMNS:
         raise ValueError(
             f"{sheet}: columns are {', '.join(table.columns)}; expected {', '.join(COLUMNS)}"
         )
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes what is too many for an index
+        raise ValueError(f"{sheet}: rows have more cells than the {len(table.columns)} columns")
     if table.empty:
         raise ValueError(f"{sheet}: no rows; expected one per reported number")
     settings, seen, published = [], {}, {}

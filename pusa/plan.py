@@ -18,8 +18,6 @@ from pusa.experiments import Setting, prompt_sets, unique_settings
 TRAINING_PASSES = 3
 VIDEO_BYTES_PER_PIXEL = 0.15  # h264 at crf 10, assumed; clips with much motion take more
 LATENT_CHANNELS, LATENT_STRIDE, PATCH = 16, 8, 2
-#: Linear layers with a LoRA in a block, as (in, out) in units of dim (d) and ffn_dim (f).
-LORA_LAYERS = 8 * (("d", "d"),) + (("d", "f"), ("f", "d"))
 
 
 @dataclass(frozen=True)
@@ -44,12 +42,11 @@ class Shape:
         return 2.0 * self.layers * (linear + text + attention)
 
     def lora_parameters(self, rank: int) -> int:
-        """Parameters of a LoRA on every linear layer of the blocks."""
-        size = {"d": self.dim, "f": self.ffn_dim}
-        return self.layers * rank * sum(size[a] + size[b] for a, b in LORA_LAYERS)
+        """Parameters of a LoRA on a block's linear layers: eight in attention, two after it."""
+        return self.layers * rank * (8 * 2 * self.dim + 2 * (self.dim + self.ffn_dim))
 
 
-#: Wan2.1's sizes, for a plan before the model is there; checked against its config after.
+#: Wan2.1's sizes, for a plan before the model is there; then its config is read.
 KNOWN_SHAPES = {
     "Wan-AI/Wan2.1-T2V-14B-Diffusers": Shape(5120, 13824, 40),
     "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": Shape(1536, 8960, 30),
@@ -90,7 +87,7 @@ def describe_plan(config: dict, experiments: pd.DataFrame, prompts: dict[str, di
     in_table2 = len({s.name for s in reported})
     samples = config["sample"]["samples"]
     videos = {name: count_videos(prompts[sets[name]], samples) for name in settings}
-    runs = sorted({s.run for s in settings.values() if s.seed is not None})
+    runs = {s.run: s.rank for s in settings.values() if s.seed is not None}
     shards = sum(count_jobs(prompts[sets[name]], config["sample"]) for name in settings)
     merged = sum(1 for s in settings.values() if s.rank is not None)  # one for each setting
     lines = [
@@ -124,7 +121,7 @@ def _describe_prompts(sets: dict[str, str], prompts: dict[str, dict], samples: i
 
 
 def _describe_hours(
-    config: dict, shape: Shape, settings: dict[str, Setting], videos: dict[str, int], runs: list
+    config: dict, shape: Shape, settings: dict[str, Setting], videos: dict[str, int], runs: dict
 ) -> list[str]:
     clip, train, sample, cost = (config[k] for k in ("clip", "train", "sample", "cost"))
     forward = shape.forward_flops(_count_tokens(clip), clip["text_tokens"])
@@ -146,7 +143,7 @@ def _describe_hours(
 
 
 def _describe_disk(
-    config: dict, shape: Shape, videos: dict[str, int], runs: list, merged: int
+    config: dict, shape: Shape, videos: dict[str, int], runs: dict, merged: int
 ) -> list[str]:
     clip, train = config["clip"], config["train"]
     sizes = {}
@@ -156,7 +153,7 @@ def _describe_disk(
     elif config["lora"]["source"] == "released":  # as downloaded, and converted
         sizes["LoRA"] = 2 * 4 * shape.lora_parameters(config["lora"]["rank"])
     else:
-        lora = sum(shape.lora_parameters(int(run.split("-rank")[1].split("-")[0])) for run in runs)
+        lora = sum(shape.lora_parameters(rank) for rank in runs.values())
         sizes["LoRAs"] = 4 * lora * len(train["iterations"])
     if config["model"]["source"] == "hub":
         sizes["the model's transformer"] = 4 * shape.parameters

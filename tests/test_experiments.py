@@ -152,6 +152,11 @@ def test_wrong_columns(read, header):
         read(MAIN + " x" * (len(header) - len(COLUMNS)), header=header)
 
 
+def test_too_many_cells(read):
+    with pytest.raises(ValueError, match="rows have more cells than the 10 columns"):
+        read(MAIN + " x", BASE + " x")
+
+
 def test_no_rows(read):
     with pytest.raises(ValueError, match="no rows; expected one per reported number"):
         read()

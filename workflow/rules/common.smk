@@ -49,7 +49,7 @@ TRAIN = config["train"]
 SAMPLE = config["sample"]
 CLIP = config["clip"]
 GPU = config["device"] == "cuda"
-# The suite as all rows ask for it; `pusa` takes the whole suite where no counts are given.
+# The prompts of rows that say subset.
 SUBSET = PROMPTS["subset"]
 
 
@@ -72,20 +72,17 @@ def on(gpu, cpu):
 SMALL = {"mem_mb": on(gpu=4_000, cpu=0), "runtime": 30}
 
 
-# Whether jobs will run is not known yet while rules are read, but for the command line.
-_, ARGUMENTS = parse_args(sys.argv[1:])
-LOOKS_ONLY = any(
-    getattr(ARGUMENTS, mode)
-    for mode in ("dryrun", "lint", "summary", "detailed_summary", "report", "unlock")
-)
+if workflow.is_main_process:
+    # Whether jobs will run is not known yet while rules are read, but for the command line.
+    _, arguments = parse_args(sys.argv[1:])
+    if arguments.dryrun:
+        plan = pusa_plan.describe_plan(config, EXPERIMENTS, PROMPTS)
+        print(plan, file=sys.stderr)
 
-if ARGUMENTS.dryrun and workflow.is_main_process:
-    plan = pusa_plan.describe_plan(config, EXPERIMENTS, PROMPTS)
-    print(plan, file=sys.stderr)
-
-# Videos are not outputs, so that an interrupted job keeps those it finished; but when one is
-# deleted later, its manifest goes too, so that the job runs again and makes just that one.
-if workflow.is_main_process and not LOOKS_ONLY:
-    for _manifest in RESULTS.glob("samples/*/*/shard*.csv"):
-        if not pusa_suite.is_complete(_manifest):
-            _manifest.unlink()
+    # Videos are not outputs, so that an interrupted job keeps those it finished; but when one is
+    # deleted later, its manifest goes too, so that the job runs again and makes just that one.
+    looks = ("dryrun", "lint", "summary", "detailed_summary", "report", "unlock")
+    if not any(getattr(arguments, mode) for mode in looks):
+        for _manifest in RESULTS.glob("samples/*/*/shard*.csv"):
+            if not pusa_suite.is_complete(_manifest):
+                _manifest.unlink()

@@ -13,7 +13,7 @@ rule score_videos:
         "../../envs/pusa.yaml"
     resources:
         mem_mb=on(gpu=8_000, cpu=0),  # one video at a time
-        runtime=on(gpu=240, cpu=60),  # 50 videos of 832x480x81 take 20 minutes of a processor
+        runtime=on(gpu=240, cpu=60),  # for sample.videos_per_job, with time to spare
     params:
         suite=SUITE,
         size=size_options(),
