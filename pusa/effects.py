@@ -1,23 +1,20 @@
 """The paper's effects as comparisons between settings, each with its interval and verdict.
 
 A comparison pairs the videos of two settings by prompt and sample, so that only the weights
-or the sampling differ, and takes the mean difference. Its 95 % interval comes from a
-bootstrap over prompts; with several training seeds the spread over seeds is given beside it.
+or the sampling differ, and takes the difference of their scores. Its 95 % interval comes from
+`pusa.intervals`; with several training seeds the spread over seeds is given beside it.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap
 
-from pusa.aggregate import NAMES, dimension_scores, restrict, total_scores
+from pusa.aggregate import needed_dimensions, setting_scores
 from pusa.experiments import Setting, base_setting
+from pusa.intervals import difference_intervals
 from pusa.page import write_page
-
-RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -98,13 +95,16 @@ def measure_effects(
     """Evaluate every comparison.
 
     Args:
-        scores: per-video scores of each setting, by its name.
+        scores: the score table of each setting, by its name.
         settings: the settings by name; several training seeds of one setting are averaged.
 
     Returns:
         One row per comparison: ``effect, before, after, measure, value_before, value_after,
-        difference, low, high, seed_sd, seeds, verdict``. Measures are in per cent, except
-        ``reference_psnr`` in dB.
+        difference, low, high, seed_sd, seeds, verdict, scorer``. Measures are in per cent,
+        except ``reference_psnr`` in dB.
+
+    Raises:
+        ValueError: if two settings that are compared have other videos, or other scorers.
     """
     by_setting: dict[Setting, list[pd.DataFrame]] = {}
     for name, setting in settings.items():
@@ -112,93 +112,46 @@ def measure_effects(
         by_setting.setdefault(seedless, []).append(scores[name])
     rows = []
     for c in comparisons(list(settings.values()), main):
-        before, after = by_setting[c.before], by_setting[c.after]
-        values = _paired(before, after, c.measure)
-        if values is None:  # the suite has no reference clips
-            continue
-        first, second, low, high, per_seed = values
+        sides = by_setting[c.before], by_setting[c.after]
+        if not all(_can_give(videos, c.measure) for side in sides for videos in side):
+            continue  # the suite has no reference clips
+        seeds = max(map(len, sides))
+        # A setting without training has one table; it stands beside every seed of the other.
+        before, after = ([side[i % len(side)] for i in range(seeds)] for side in sides)
+        first, second = (
+            [setting_scores(videos, [c.measure])[c.measure] for videos in side]
+            for side in (before, after)
+        )
+        interval = difference_intervals(_pool(before), _pool(after), [c.measure])[c.measure]
         rows.append(
             {
                 "effect": c.effect,
                 "before": c.before.label,
                 "after": c.after.label,
                 "measure": c.measure,
-                "value_before": first,
-                "value_after": second,
-                "difference": second - first,
-                "low": low,
-                "high": high,
-                "seed_sd": float(np.std(per_seed, ddof=1)) if len(per_seed) > 1 else np.nan,
-                "seeds": len(per_seed),
-                "verdict": _verdict(low, high, c),
+                "value_before": np.mean(first),
+                "value_after": np.mean(second),
+                "difference": interval.value,
+                "low": interval.low,
+                "high": interval.high,
+                "seed_sd": np.std(np.subtract(second, first), ddof=1) if seeds > 1 else np.nan,
+                "seeds": seeds,
+                "verdict": _verdict(interval.low, interval.high, c),
+                "scorer": before[0]["scorer"].iloc[0],
             }
         )
     return pd.DataFrame(rows)
 
 
-def _paired(before: list[pd.DataFrame], after: list[pd.DataFrame], measure: str):
-    """Means, bootstrap interval of the difference, and the difference of every seed."""
-    measures = NAMES if measure == "total" else (measure,)
-    # Rows are prompts, columns measures; a prompt that a measure does not apply to is NaN.
-    first = [_per_prompt(s, measures) for s in before]
-    second = [_per_prompt(s, measures) for s in after]
-    if any(frame.isna().all().any() for frame in first + second):
-        return None
-    if any(not frame.index.equals(first[0].index) for frame in first + second):
-        raise ValueError("settings that are compared must have videos of the same prompts")
-    statistic = _total if measure == "total" else _mean
-    pooled_first, pooled_second = (sum(frames) / len(frames) for frames in (first, second))
-    kinds = before[0].drop_duplicates("index").set_index("index")["kind"].loc[pooled_first.index]
-
-    def difference(a: np.ndarray, b: np.ndarray) -> float:
-        return statistic(b) - statistic(a)
-
-    low, high = _interval(pooled_first.to_numpy(), pooled_second.to_numpy(), kinds, difference)
-    seeds = max(len(first), len(second))
-    per_seed = [
-        difference(first[i % len(first)].to_numpy(), second[i % len(second)].to_numpy())
-        for i in range(seeds)
-    ]
-    means = [statistic(pooled.to_numpy()) for pooled in (pooled_first, pooled_second)]
-    return *means, low, high, per_seed
+def _can_give(videos: pd.DataFrame, measure: str) -> bool:
+    return set(needed_dimensions([measure])) <= set(videos["dimension"])
 
 
-def _per_prompt(scores: pd.DataFrame, measures: tuple[str, ...]) -> pd.DataFrame:
-    table = scores.pivot_table(index="index", columns="dimension", values="value", aggfunc="mean")
-    table = table.reindex(columns=list(measures))
-    # PSNR is in dB already, all other measures are shares.
-    return table * [1 if name == "reference_psnr" else 100 for name in measures]
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(np.nanmean(values))
-
-
-def _total(values: np.ndarray) -> float:
-    return total_scores(dict(zip(NAMES, np.nanmean(values, axis=0), strict=True)))["total"]
-
-
-def _interval(
-    first: np.ndarray, second: np.ndarray, kinds: pd.Series, difference: Callable
-) -> tuple[float, float]:
-    """95 % percentile bootstrap over prompts, within each kind, so that no dimension empties."""
-    groups = [np.flatnonzero(kinds == kind) for kind in sorted(set(kinds))]
-    # Kinds without any value of this measure would only widen nothing.
-    groups = [g for g in groups if np.isfinite(first[g]).any()]
-
-    def statistic(*resampled: np.ndarray) -> float:
-        rows = np.concatenate(resampled).astype(int)
-        return difference(first[rows], second[rows])
-
-    result = bootstrap(
-        groups,
-        statistic,
-        n_resamples=RESAMPLES,
-        vectorized=False,
-        method="percentile",
-        rng=np.random.default_rng(0),
+def _pool(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """The score tables of several training seeds as one, with as many samples more."""
+    return pd.concat(
+        [t.assign(sample=t["sample"] + i * (t["sample"].max() + 1)) for i, t in enumerate(tables)]
     )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
 def _verdict(low: float, high: float, comparison: Comparison) -> str:
@@ -220,11 +173,14 @@ def write_effects(effects: pd.DataFrame, losses: pd.DataFrame, out: Path, scale:
         scale: a sentence on how large the run was.
     """
     effects.to_csv(out.with_suffix(".csv"), index=False, float_format="%.4f")
+    title, what = "The paper's effects, measured", "Scores"
+    if (effects["scorer"] == "weight_free").any():
+        title += " (weight-free scores, not VBench)"
+        what = "Scores are weight-free stand-ins, not VBench numbers; they"
     intro = (
-        f"{scale} Scores are weight-free stand-ins, not VBench numbers; they are in per cent, "
-        "reference_psnr is in dB against the true continuation. Differences are paired by prompt "
-        "and sample, with a 95 % bootstrap interval over prompts. Not decided: the interval "
-        "includes the boundary between holding and not."
+        f"{scale} {what} are in per cent, reference_psnr is in dB against the true continuation. "
+        "Differences are paired by prompt and sample, with a 95 % bootstrap interval over "
+        "prompts. Not decided: the interval includes the boundary between holding and not."
     )
     shown = effects.copy()
     shown["difference"] = [
@@ -244,7 +200,7 @@ def write_effects(effects: pd.DataFrame, losses: pd.DataFrame, out: Path, scale:
     sections = [("", intro, shown)]
     if not losses.empty:
         sections.append(("Validation loss", loss_intro, shown_losses))
-    write_page("The paper's effects, measured", sections, out)
+    write_page(title, sections, out)
 
 
 def validation_losses(files: list[Path]) -> pd.DataFrame:
@@ -260,25 +216,3 @@ def validation_losses(files: list[Path]) -> pd.DataFrame:
         index=["model", "rank", "iteration"], columns="loss", values="value"
     )
     return table.reset_index().rename_axis(columns=None)
-
-
-def read_scores(
-    files: dict[str, Path], counts: dict[str, int] | None = None
-) -> dict[str, pd.DataFrame]:
-    """Read each setting's score file, by setting name.
-
-    Args:
-        counts: the subset of prompts to keep, so that settings sampled on all prompts compare
-            with those sampled on it; all if None.
-
-    Raises:
-        ValueError: if a file lacks a dimension or holds a value that is not a number.
-    """
-    scores = {}
-    for name, file in files.items():
-        scores[name] = restrict(pd.read_csv(file), counts)
-        try:
-            dimension_scores(scores[name])
-        except ValueError as error:
-            raise ValueError(f"{file}: {error}") from None
-    return scores

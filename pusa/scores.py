@@ -1,327 +1,292 @@
-"""Weight-free stand-ins for VBench-I2V's nine dimensions, from classical vision.
+"""Score files: a CSV with one row per video and dimension, and a JSON record of its making.
 
-Nothing here downloads a network, so that the whole workflow runs anywhere; and nothing here
-is a VBench score. Each measure asks its dimension's question with optical flow (OpenCV's
-DIS), colour and edge statistics, and structural similarity, and answers in [0, 1].
-
-For suites that have ``reference/`` clips, two more measures compare with the true
-continuation of an image: ``reference_psnr`` (dB) and ``motion_match`` (0 or 1).
+The record lies beside the table, with the suffix ``.json``, and is written last: a table
+without one is what an interrupted job left.
 """
 
-from collections.abc import Callable
-from functools import cached_property
-from itertools import pairwise
+import json
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
-from skimage.feature import hog
-from skimage.measure import blur_effect
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from tqdm import tqdm
 
-from pusa.suite import SuitePrompt, load_image
-from pusa.video import read_video
+from pusa.aggregate import NAMES, dimension_scores, restrict
+from pusa.suite import KINDS, SuitePrompt
+from pusa.video import check_video
 
-MIN_FRAMES = 3
-MATCH_SIDE = 64  # pixels; images are reduced to it before patches are sought
-PATCH_TOLERANCE = 0.01  # mean squared difference of pixels in [0, 1]
-#: Speed, as a share of the image's side per frame, under which nothing counts as moving.
-STILL = 0.003
+#: ``file`` names the video, ``index`` its prompt's place in the suite. ``value`` is a share, of
+#: ``imaging_quality`` VBench's value / 100, of ``reference_psnr`` dB. ``frames`` are pixel frames.
+COLUMNS = ("file", "index", "sample", "kind", "dimension", "value", "frames", "scorer")
+SCORERS = ("vbench", "weight_free")
+
+_LEAST = {"index": 0, "sample": 0, "frames": 2}  # of the columns of whole numbers
+_YES_OR_NO = ("dynamic_degree", "camera_motion", "motion_match")
+#: What a network's regression gives, and dB; all other values are cosines and shares.
+_UNBOUNDED = ("aesthetic_quality", "imaging_quality", "reference_psnr")
+_SLACK = 1e-3  # a cosine of a vector with itself may pass 1 by rounding
+#: Keys of a record in which the score files of one setting may differ; all others decide a score.
+_VARYING = ("dimensions", "device", "rows")
+_INTERRUPTED = "the job that wrote it was interrupted: delete it and run again"
 
 
-def score_videos(
-    prompts: list[SuitePrompt],
-    videos: pd.DataFrame,
-    folder: str | Path,
-    *,
-    height: int,
-    width: int,
-    references: str | Path | None = None,
-) -> pd.DataFrame:
-    """Score every video of a manifest on its prompt's dimensions.
+def write_scores(table: pd.DataFrame, record: Mapping, out: str | Path) -> None:
+    """Write a score table to ``out``, then its record beside it.
 
     Args:
-        prompts: the suite.
-        videos: the manifest, ``file, index, prompt, sample``.
-        references: folder of ``<index>.mp4``, the true continuations, if there are any.
-
-    Returns:
-        One row per video and measure: ``file, index, sample, kind, dimension, value``.
+        table: rows with `COLUMNS`.
+        record: ``scorer``, ``dimensions``, ``device``, ``packages`` and whatever else decides
+            a score; the number of ``rows`` is added.
 
     Raises:
-        ValueError: if a video is missing, unreadable, too short or of another size.
+        ValueError: for a row that `read_scores` would refuse.
     """
-    by_index = {p.index: p for p in prompts}
-    rows = []
-    for row in tqdm(videos.to_dict("records"), desc="Scoring", unit="video", mininterval=2):
-        if row["index"] not in by_index:
-            raise ValueError(f"{row['file']}: the suite has no prompt {row['index']}")
-        prompt, file = by_index[row["index"]], Path(folder) / row["file"]
-        clip = _read_clip(file, height, width)
-        image = load_image(prompt.image, height=height, width=width)
-        features = ClipFeatures(clip, image)
-        values = {name: MEASURES[name](features) for name in prompt.dimensions if name in MEASURES}
-        if "camera_motion" in prompt.dimensions:
-            wanted = camera_of_prompt(prompt.prompt)
-            values["camera_motion"] = float(classify_camera(features.flow) == wanted)
-        if references is not None:
-            truth = read_video(Path(references) / prompt.reference_name)[: len(clip)]
-            values["reference_psnr"] = peak_signal_noise_ratio(truth[1:], clip[1:])
-            values["motion_match"] = motion_match(features.flow, optical_flow(truth))
-        rows += [
-            {
-                "file": row["file"],
-                "index": prompt.index,
-                "sample": row["sample"],
-                "kind": prompt.kind,
-                "dimension": name,
-                "value": float(value),
-            }
-            for name, value in values.items()
-        ]
-    return pd.DataFrame(rows)
+    out = Path(out)
+    table = _check_rows(table, out, record, allow_partial="missing" in record)
+    out.with_suffix(".json").unlink(missing_ok=True)
+    _write_whole(out, table.to_csv(index=False))
+    record = {**record, "rows": len(table)}
+    _write_whole(out.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
 
 
-def _read_clip(file: Path, height: int, width: int) -> np.ndarray:
+def _write_whole(file: Path, text: str) -> None:
+    partial = file.with_name(f".partial-{file.name}")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, file)
+
+
+def read_scores(file: str | Path, *, allow_partial: bool = False) -> pd.DataFrame:
+    """Read and check a score table.
+
+    Args:
+        allow_partial: take one that `gather_scores` filled up with rows without a value.
+
+    Raises:
+        FileNotFoundError: if there is no table.
+        ValueError: if it was cut off, has no record, or has a row whose value is missing, not
+            finite or out of range, or that repeats another; names the file and the row.
+    """
+    file = Path(file)
     if not file.is_file():
-        raise ValueError(f"video {file} is missing")
-    clip = read_video(file)
-    if clip.shape[1:3] != (height, width):
+        raise FileNotFoundError(f"score file {file} does not exist")
+    record = _read_record(file)
+    content = file.read_bytes()
+    if not content.endswith(b"\n"):
+        row = content.count(b"\n") + 1
+        raise ValueError(f"{file} ends in the middle of row {row}; {_INTERRUPTED}")
+    try:
+        table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    except ValueError as error:  # pandas does not name the file
+        raise ValueError(f"{file}: cannot be read as CSV ({error})") from None
+    table = _check_rows(table, file, record, allow_partial=allow_partial)
+    if len(table) != record["rows"]:
         raise ValueError(
-            f"{file}: {clip.shape[2]}x{clip.shape[1]} pixels, expected {width}x{height}"
+            f"{file} has {len(table)} scores, its record says {record['rows']}; {_INTERRUPTED}"
         )
-    if len(clip) < MIN_FRAMES:
-        raise ValueError(f"{file}: {len(clip)} frames, expected at least {MIN_FRAMES}")
-    return clip
+    return table
 
 
-class ClipFeatures:
-    """What several measures share, computed once per clip."""
-
-    def __init__(self, clip: np.ndarray, image: np.ndarray):
-        self.clip = clip  # uint8 (frames, height, width, 3)
-        self.image = image  # uint8 (height, width, 3)
-        self.flow = optical_flow(clip)
-
-    @cached_property
-    def looks(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The appearance of every frame."""
-        return [appearance(frame) for frame in self.clip]
+def _read_record(file: Path) -> dict:
+    record_file = file.with_suffix(".json")
+    try:
+        record = json.loads(record_file.read_text(encoding="utf-8"))
+        whole = record["scorer"] in SCORERS and "rows" in record
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{file} has no complete record {record_file.name}; {_INTERRUPTED}")
+    return record
 
 
-def optical_flow(clip: np.ndarray) -> np.ndarray:
-    """Dense flow between neighbouring frames, pixels, ``(frames - 1, height, width, 2)``."""
-    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip]
-    return np.stack([_flow(a, b) for a, b in pairwise(grey)])
-
-
-def _flow(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    estimator = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    return estimator.calc(a, b, None)
-
-
-def appearance(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Colour histogram and edge-orientation histogram: what is shown, wherever it is."""
-    lab = cv2.cvtColor(frame, cv2.COLOR_RGB2LAB)
-    # Coarse in lightness and fine in hue; smoothed, so that a shade more is not another colour.
-    colours = cv2.calcHist([lab], [0, 1, 2], None, [8, 12, 12], [0, 256] * 3)
-    colours = cv2.GaussianBlur(colours.reshape(8, 144), (3, 3), 0)
-    colours = colours / colours.sum()
-    side = min(frame.shape[:2])
-    edges = hog(frame, orientations=9, pixels_per_cell=(side // 4,) * 2, cells_per_block=(1, 1),
-                channel_axis=-1)  # fmt: skip
-    return colours, edges
-
-
-def similarity(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> float:
-    """Mean of histogram intersection (colour) and cosine (edges), each in [0, 1]."""
-    colour = np.minimum(a[0], b[0]).sum()
-    norm = np.linalg.norm(a[1]) * np.linalg.norm(b[1])
-    edge = a[1] @ b[1] / norm if norm > 0 else 1.0
-    return float(colour + edge) / 2
-
-
-def aligned_similarity(a: np.ndarray, b: np.ndarray) -> float:
-    """Structural similarity of ``a`` and ``b`` after ``b`` has been moved onto ``a`` by flow.
-
-    What motion explains is forgiven; what appeared, vanished or changed is not.
-    """
-    flow = _flow(cv2.cvtColor(a, cv2.COLOR_RGB2GRAY), cv2.cvtColor(b, cv2.COLOR_RGB2GRAY))
-    moved = _warp(b, flow)
-    return max(0.0, float(structural_similarity(a, moved, channel_axis=-1, data_range=255)))
-
-
-def _warp(image: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    height, width = flow.shape[:2]
-    columns, rows = np.meshgrid(
-        np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
-    )
-    return cv2.remap(image, columns + flow[..., 0], rows + flow[..., 1], cv2.INTER_LINEAR,
-                     borderMode=cv2.BORDER_REPLICATE)  # fmt: skip
-
-
-def found_again(image: np.ndarray, frame: np.ndarray) -> float:
-    """How much of an image is found in a frame, wherever it has moved to, in [0, 1].
-
-    The image is cut into 4x4 patches; each is sought over the whole frame, and counts by the
-    mean squared difference (pixels in [0, 1]) of the place where it fits best: 1 for none,
-    1/e for `PATCH_TOLERANCE`.
-    """
-    scale = min(1.0, MATCH_SIDE / min(image.shape[:2]))
-    image, frame = (
-        cv2.resize(i, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA).astype(np.float32)
-        for i in (image, frame)
-    )
-    height, width = image.shape[0] // 4, image.shape[1] // 4
-    found = []
-    for row in range(4):
-        for column in range(4):
-            patch = image[row * height : (row + 1) * height, column * width : (column + 1) * width]
-            best = cv2.matchTemplate(frame, patch, cv2.TM_SQDIFF).min()
-            found.append(np.exp(-max(0.0, best) / patch.size / 255**2 / PATCH_TOLERANCE))
-    return float(np.mean(found))
-
-
-def i2v_subject(f: ClipFeatures) -> float:
-    """How much of the image each later frame shows, on prompts about a subject."""
-    return float(np.mean([found_again(f.image, frame) for frame in f.clip[1:]]))
-
-
-def i2v_background(f: ClipFeatures) -> float:
-    """How much of the image each later frame shows, on prompts about a scene."""
-    return i2v_subject(f)
-
-
-def subject_consistency(f: ClipFeatures) -> float:
-    """Each frame's likeness to the first and to the one before."""
-    first = f.looks[0]
-    return float(
-        np.mean([(similarity(first, b) + similarity(a, b)) / 2 for a, b in pairwise(f.looks)])
-    )
-
-
-def background_consistency(f: ClipFeatures) -> float:
-    """How well each frame can be laid over the first and over the one before."""
-    return float(
-        np.mean(
-            [
-                (aligned_similarity(f.clip[0], b) + aligned_similarity(a, b)) / 2
-                for a, b in pairwise(f.clip)
-            ]
+def _check_rows(
+    texts: pd.DataFrame, file: Path, record: Mapping, *, allow_partial: bool
+) -> pd.DataFrame:
+    """The table with its numbers as numbers, if all its rows can be."""
+    if tuple(texts.columns) != COLUMNS:
+        raise ValueError(
+            f"{file}: columns are {', '.join(map(str, texts.columns))}; "
+            f"expected {', '.join(COLUMNS)}"
         )
+    table = texts.assign(
+        **{c: pd.to_numeric(texts[c], errors="coerce") for c in ("value", *_LEAST)}
     )
+    value, dimension = table["value"], table["dimension"]
+    gap = allow_partial & (texts["value"].isna() | (texts["value"] == ""))
+
+    def refuse(bad: pd.Series, column: str, expected: str) -> None:
+        if column in ("value", "frames"):
+            bad = bad & ~gap
+        if bad.any():
+            row = int(bad.to_numpy().argmax())
+            found = texts[column].iloc[row]
+            raise ValueError(
+                f"{file}, row {row + 2}: {column} of {dimension.iloc[row]} of "
+                f"{table['file'].iloc[row]} is {'empty' if found == '' else found}, "
+                f"expected {expected}"
+            )
+
+    share = value.between(-_SLACK, 1 + _SLACK) | dimension.isin(_UNBOUNDED)
+    refuse(~np.isfinite(value), "value", "a finite number")
+    refuse(dimension.isin(_YES_OR_NO) & ~value.isin([0, 1]), "value", "0 or 1")
+    refuse(~share, "value", "0 to 1")
+    for column, least in _LEAST.items():
+        whole = (table[column] >= least) & (table[column] % 1 == 0)
+        refuse(~whole, column, f"a whole number from {least}")
+    refuse(~table["kind"].isin(KINDS), "kind", f"one of {', '.join(KINDS)}")
+    refuse(table["scorer"] != record["scorer"], "scorer", f"{record['scorer']}, as recorded")
+    for key in (["file", "dimension"], ["index", "sample", "dimension"]):
+        repeated = table.duplicated(key)
+        if repeated.any():
+            second = int(repeated.to_numpy().argmax())
+            first = int((table[key] == table[key].iloc[second]).all(axis=1).to_numpy().argmax())
+            raise ValueError(
+                f"{file}, row {second + 2} repeats row {first + 2}: {dimension.iloc[second]} of "
+                f"{table['file'].iloc[second]}"
+            )
+    return table.astype({**dict.fromkeys(_LEAST, int), "value": float})
 
 
-def motion_smoothness(f: ClipFeatures) -> float:
-    """How well each frame is predicted by the mean of its neighbours, moved half-way."""
-    errors = []
-    for before, middle, after in zip(f.clip, f.clip[1:], f.clip[2:], strict=False):
-        flow = _flow(
-            cv2.cvtColor(before, cv2.COLOR_RGB2GRAY), cv2.cvtColor(after, cv2.COLOR_RGB2GRAY)
+def gather_scores(
+    files: Sequence[str | Path],
+    prompts: Sequence[SuitePrompt],
+    videos: pd.DataFrame,
+    *,
+    allow_partial: bool = False,
+) -> tuple[pd.DataFrame, dict]:
+    """Put the score files of one setting together: every video and dimension exactly once.
+
+    Args:
+        files: score files of dimensions and shards.
+        prompts: the suite, which says what is to be scored.
+        videos: the manifests of the setting, ``file, index, sample``.
+        allow_partial: give what is missing a row without a value, instead of an error.
+
+    Returns:
+        The table in the order of the suite, and a record: what all files have in common, all
+        ``dimensions`` and ``devices``, and the number of ``missing`` videos by dimension.
+
+    Raises:
+        ValueError: if a score is missing, there twice, or of a video or prompt that is not
+            asked for; or if files were made by different scorers, packages or modes.
+    """
+    if not files:
+        raise ValueError("there are no score files to gather; expected at least one")
+    tables = [read_scores(file).assign(source=str(file)) for file in files]
+    record = _merge_records({str(file): _read_record(Path(file)) for file in files})
+    scores = pd.concat(tables, ignore_index=True)
+    repeated = scores.duplicated(["file", "dimension"])
+    if repeated.any():
+        row = scores[repeated].iloc[0]
+        same = (scores["file"] == row["file"]) & (scores["dimension"] == row["dimension"])
+        sources = " and in ".join(scores.loc[same, "source"])
+        raise ValueError(f"{row['dimension']} of {row['file']} is in {sources}; expected once")
+
+    extra = [name for name in scores["dimension"].unique() if name not in NAMES]
+    asked = _asked_scores(prompts, videos, extra)
+    keys = list(asked.columns)
+    found = scores.merge(asked, how="left", indicator="place")
+    if (found["place"] != "both").any():
+        row = found[found["place"] != "both"].iloc[0]
+        known = any(prompt.index == row["index"] for prompt in prompts)
+        raise ValueError(
+            f"{row['source']}: {row['dimension']} of {row['file']}, {row['kind']} prompt "
+            f"{row['index']}, sample {row['sample']}: "
+            + ("not asked for by the suite and the list of videos" if known else "not in the suite")
         )
-        # A point half-way came from p - flow/2 and goes to p + flow/2.
-        guess = (_warp(before, -flow / 2).astype(float) + _warp(after, flow / 2)) / 2
-        errors.append(np.abs(guess - middle).mean() / 255)
-    return 1 - float(np.mean(errors))
+    table = asked.merge(scores, how="left", on=keys)
+    missing = table[table["value"].isna()]
+    if len(missing):
+        record["missing"] = missing["dimension"].value_counts(sort=False).to_dict()
+        if not allow_partial:
+            examples = missing.groupby("dimension", sort=False)["file"].first()
+            lacks = ", ".join(
+                f"{name} of {record['missing'][name]} video(s), such as {example}"
+                for name, example in examples.items()
+            )
+            raise ValueError(f"scores lack {lacks}")
+    table = table.fillna({"frames": 0, "scorer": record["scorer"]}).astype({"frames": int})
+    return table[list(COLUMNS)], record
 
 
-def dynamic_degree(f: ClipFeatures) -> float:
-    """1 if the fastest twentieth of the pixels moves in at least a quarter of the frames."""
-    speed = np.linalg.norm(f.flow, axis=-1).reshape(len(f.flow), -1)
-    count = max(1, speed.shape[1] // 20)
-    fastest = np.sort(speed, axis=1)[:, -count:].mean(axis=1)
-    threshold = 0.006 * min(f.clip.shape[1:3])
-    return float((fastest > threshold).mean() >= 0.25)
+def _asked_scores(
+    prompts: Sequence[SuitePrompt], videos: pd.DataFrame, extra: Sequence[str]
+) -> pd.DataFrame:
+    """What is to be scored, in the suite's order: ``file, index, sample, kind, dimension``.
 
-
-def aesthetic_quality(f: ClipFeatures) -> float:
-    """Colourfulness (Hasler and Suesstrunk, 2003) and contrast, which people like, squashed."""
-    scores = []
-    for frame in f.clip.astype(float):
-        red, green, blue = frame[..., 0], frame[..., 1], frame[..., 2]
-        rg, yb = red - green, (red + green) / 2 - blue
-        colour = np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean())
-        contrast = frame.mean(-1).std()
-        scores.append((np.tanh(colour / 60) + np.tanh(contrast / 50)) / 2)
-    return float(np.mean(scores))
-
-
-def imaging_quality(f: ClipFeatures) -> float:
-    """Sharpness: one minus the no-reference blur measure of Crete and others, 2007."""
-    return 1 - float(np.mean([blur_effect(frame, channel_axis=-1) for frame in f.clip]))
-
-
-MEASURES: dict[str, Callable[[ClipFeatures], float]] = {
-    "i2v_subject": i2v_subject,
-    "i2v_background": i2v_background,
-    "subject_consistency": subject_consistency,
-    "background_consistency": background_consistency,
-    "motion_smoothness": motion_smoothness,
-    "dynamic_degree": dynamic_degree,
-    "aesthetic_quality": aesthetic_quality,
-    "imaging_quality": imaging_quality,
-}
-
-
-def camera_of_prompt(prompt: str) -> str:
-    """The camera motion that a prompt asks for: its last clause, as in VBench-I2V."""
-    return prompt.rsplit(",", 1)[-1].strip().removeprefix("camera ")
-
-
-def classify_camera(flow: np.ndarray) -> str:
-    """Name the camera motion of a clip from a zoom-and-shift fit to its mean flow.
-
-    A camera that pans left makes the picture move right. The fit is robust (RANSAC), so that
-    a moving subject does not count.
+    Args:
+        extra: measures that are no dimension of the suite; each is asked for of every video.
     """
-    _, height, width, _ = flow.shape
-    side = min(height, width)
-    columns, rows = np.meshgrid(np.arange(width), np.arange(height))
-    points = np.stack([columns, rows], -1).reshape(-1, 2).astype(np.float32)
-    mean = flow.mean(0).reshape(-1, 2)
-    matrix, _ = cv2.estimateAffinePartial2D(points, points + mean, method=cv2.RANSAC,
-                                            ransacReprojThreshold=0.15)  # fmt: skip
-    if matrix is None:
-        return "static"
-    centre = np.array([(width - 1) / 2, (height - 1) / 2, 1.0])
-    shift_x, shift_y = matrix @ centre - centre[:2]
-    zoom = (np.hypot(matrix[0, 0], matrix[1, 0]) - 1) * side / 2  # pixels at the border
-    strongest = max((shift_x, shift_y, zoom), key=abs)
-    if abs(strongest) < 0.003 * side:
-        return "static"
-    if strongest == zoom:
-        return "zooms in" if zoom > 0 else "zooms out"
-    if strongest == shift_x:
-        return "pans left" if shift_x > 0 else "pans right"
-    return "tilts up" if shift_y > 0 else "tilts down"
+    if (twice := videos["file"].duplicated()).any():
+        raise ValueError(f"video {videos.loc[twice, 'file'].iloc[0]} is in several manifests")
+    by_index = {prompt.index: prompt for prompt in prompts}
+    rows = []
+    for video in videos.sort_values(["index", "sample"]).to_dict("records"):
+        if video["index"] not in by_index:
+            raise ValueError(f"video {video['file']}: the suite has no prompt {video['index']}")
+        prompt = by_index[video["index"]]
+        place = (video["file"], video["index"], video["sample"], prompt.kind)
+        rows += [
+            (*place, name) for name in (*prompt.dimensions, *extra) if name in (*NAMES, *extra)
+        ]
+    return pd.DataFrame(rows, columns=["file", "index", "sample", "kind", "dimension"])
 
 
-def motion_match(flow: np.ndarray, truth: np.ndarray) -> float:
-    """1 if a clip moves as its true continuation does: same direction, speed within 2.5 times.
+def _merge_records(records: dict[str, dict]) -> dict:
+    """What all records have in common, with what they may differ in put together."""
+    first_file, first = next(iter(records.items()))
+    for file, record in records.items():
+        for old, new in ((first, record), (first["packages"], record["packages"])):
+            for key in sorted((old.keys() | new.keys()) - {*_VARYING, "packages"}):
+                if old.get(key) != new.get(key):
+                    raise ValueError(
+                        f"{first_file} was made with {key} {old.get(key)}, {file} with "
+                        f"{new.get(key)}; the scores of a setting must be made alike"
+                    )
+    return {
+        **{key: value for key, value in first.items() if key not in _VARYING},
+        "dimensions": sorted({name for r in records.values() for name in r["dimensions"]}),
+        "devices": sorted({r["device"] for r in records.values()}),
+    }
 
-    Compared are the mean flow and the mean outward flow (zoom) of what moves in each clip.
+
+def read_study(
+    files: Mapping[str, str | Path],
+    counts: dict[str, int] | None = None,
+    *,
+    allow_partial: bool = False,
+) -> dict[str, pd.DataFrame]:
+    """Read the score file of each setting, by setting name.
+
+    Args:
+        counts: the subset of prompts to keep, so that settings sampled on all prompts compare
+            with those sampled on it; all if None.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: as `read_scores`; or if a file lacks a score, unless ``allow_partial``.
     """
-    made, wanted = _motion(flow), _motion(truth)
-    speed, wanted_speed = np.linalg.norm(made), np.linalg.norm(wanted)
-    threshold = STILL * min(flow.shape[1:3])
-    if wanted_speed < threshold:
-        return float(speed < threshold)
-    cosine = made @ wanted / (speed * wanted_speed + 1e-9)
-    return float(cosine > 0.8 and 1 / 2.5 < speed / wanted_speed < 2.5)
+    scores = {}
+    for name, file in files.items():
+        scores[name] = restrict(read_scores(file, allow_partial=allow_partial), counts)
+        try:
+            dimension_scores(scores[name], allow_partial=allow_partial)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from None
+    return scores
 
 
-def _motion(flow: np.ndarray) -> np.ndarray:
-    """Mean right, down and outward flow, in pixels per frame, of what moves.
+def check_videos(
+    videos: pd.DataFrame, folder: str | Path, *, frames: int, height: int, width: int
+) -> None:
+    """Check that every video of a manifest can be scored, before the first one is.
 
-    Weighted by speed: a small subject on a still ground counts as much as a moving camera.
+    Raises:
+        FileNotFoundError: if a video is missing.
+        ValueError: if one is unreadable, or of another length, size or frame rate.
     """
-    _, height, width, _ = flow.shape
-    columns, rows = np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height))
-    outward = flow[..., 0] * columns + flow[..., 1] * rows
-    weight = np.linalg.norm(flow, axis=-1)
-    total = weight.sum() + 1e-9
-    return np.array(
-        [(weight * part).sum() / total for part in (*np.moveaxis(flow, -1, 0), outward)]
-    )
+    for name in videos["file"]:
+        file = Path(folder) / name
+        if not file.is_file():
+            raise FileNotFoundError(f"video {file} is missing")
+        check_video(file, frames=frames, height=height, width=width, exact=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 INFO_FILE = "vbench2_i2v_full_info.json"
@@ -64,7 +65,7 @@ def read_suite(
     """
     folder = Path(folder)
     info_file = folder / INFO_FILE
-    prompts = _read_info(info_file)
+    prompts = read_prompts(folder)
     images = folder / "crop" / _nearest_ratio(folder / "crop", width / height)
     prompts = [replace(p, image=images / p.image) for p in prompts]
     if counts is not None:
@@ -74,6 +75,32 @@ def read_suite(
             raise ValueError(f"{info_file}: {error}") from None
     for image in {p.image for p in prompts}:
         _open_image(image)
+    return prompts
+
+
+def read_prompts(folder: str | Path) -> list[SuitePrompt]:
+    """Read the suite's list without looking at its images: ``image`` is a file's name alone.
+
+    Raises:
+        FileNotFoundError: if there is no list.
+        ValueError: if an entry lacks its prompt, dimensions or image.
+    """
+    info_file = Path(folder) / INFO_FILE
+    if not info_file.is_file():
+        raise FileNotFoundError(f"{info_file} does not exist; expected VBench-I2V's prompt list")
+    prompts = []
+    for index, entry in enumerate(json.loads(info_file.read_text())):
+        for key in ("prompt_en", "dimension", "image_name"):
+            if not entry.get(key):
+                raise ValueError(f"{info_file}: entry {index} has no {key!r}")
+        prompts.append(
+            SuitePrompt(
+                index=index,
+                prompt=entry["prompt_en"],
+                dimensions=tuple(entry["dimension"]),
+                image=Path(entry["image_name"]),
+            )
+        )
     return prompts
 
 
@@ -106,7 +133,7 @@ def count_prompts(folder: str | Path) -> dict[str, int]:
     Raises:
         FileNotFoundError: if there is no list.
     """
-    kinds = [prompt.kind for prompt in _read_info(Path(folder) / INFO_FILE)]
+    kinds = [prompt.kind for prompt in read_prompts(folder)]
     return {kind: kinds.count(kind) for kind in KINDS}
 
 
@@ -114,26 +141,6 @@ def load_image(path: Path, *, height: int, width: int) -> np.ndarray:
     """An image as ``uint8`` ``(height, width, 3)``: resized to cover, then cropped centrally."""
     image = ImageOps.fit(_open_image(path), (width, height), Image.Resampling.BICUBIC)
     return np.asarray(image)
-
-
-def _read_info(info_file: Path) -> list[SuitePrompt]:
-    """The list's entries; ``image`` is the file's name alone."""
-    if not info_file.is_file():
-        raise FileNotFoundError(f"{info_file} does not exist; expected VBench-I2V's prompt list")
-    prompts = []
-    for index, entry in enumerate(json.loads(info_file.read_text())):
-        for key in ("prompt_en", "dimension", "image_name"):
-            if not entry.get(key):
-                raise ValueError(f"{info_file}: entry {index} has no {key!r}")
-        prompts.append(
-            SuitePrompt(
-                index=index,
-                prompt=entry["prompt_en"],
-                dimensions=tuple(entry["dimension"]),
-                image=Path(entry["image_name"]),
-            )
-        )
-    return prompts
 
 
 def _nearest_ratio(crops: Path, ratio: float) -> str:
@@ -163,3 +170,30 @@ def is_complete(manifest: Path) -> bool:
     """Whether every video that a manifest of `pusa.generate` lists is there."""
     with manifest.open(newline="") as lines:
         return all((manifest.parent / row["file"]).exists() for row in csv.DictReader(lines))
+
+
+def read_manifests(files: list[Path]) -> tuple[pd.DataFrame, Path]:
+    """Read manifests of `pusa.generate` that lie in one folder.
+
+    Returns:
+        One row per video, ``file, index, prompt, sample, device``, and the videos' folder.
+
+    Raises:
+        FileNotFoundError: if a manifest is missing.
+        ValueError: if one is not a manifest, or they lie in several folders.
+    """
+    folders = {Path(file).parent for file in files}
+    if len(folders) != 1:
+        names = ", ".join(sorted(map(str, folders))) or "none"
+        raise ValueError(f"manifests of one folder are expected, found {names}")
+    tables = []
+    for file in files:
+        try:
+            table = pd.read_csv(file, keep_default_na=False)
+        except ValueError as error:  # pandas does not name the file
+            raise ValueError(f"{file}: cannot be read as a list of videos ({error})") from None
+        lacking = [c for c in ("file", "index", "prompt", "sample") if c not in table]
+        if lacking:
+            raise ValueError(f"{file}: a list of videos has no column {', '.join(lacking)}")
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True), folders.pop()

@@ -33,24 +33,40 @@ def read_video(path: str | Path) -> np.ndarray:
     return np.stack(frames)
 
 
-def check_video(path: str | Path, *, frames: int, height: int, width: int) -> None:
-    """Check a file's headers without decoding it, so that thousands take seconds.
+def check_video(
+    path: str | Path, *, frames: int, height: int, width: int, exact: bool = False
+) -> None:
+    """Check a file without decoding it, so that thousands take seconds.
+
+    Args:
+        frames: pixel frames that it has at least, by its header.
+        exact: it is a sample to be scored, and has exactly so many frames, at `FPS`. They are
+            counted in the file itself: a header may promise what a cut file no longer holds.
 
     Raises:
-        ValueError: if it has no video stream, fewer frames, or another size.
+        ValueError: if it has no video stream, or another length, size or frame rate.
     """
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise ValueError(f"{path}: no video stream")
             stream = container.streams.video[0]
-            found, size = stream.frames, (stream.width, stream.height)
+            size, rate = (stream.width, stream.height), stream.average_rate
+            if exact:  # one packet holds one frame
+                packets = container.demux(stream)
+                found = sum(1 for packet in packets if packet.size and not packet.is_corrupt)
+            else:
+                found = stream.frames
     except (av.FFmpegError, OSError) as error:
         raise ValueError(f"{path}: cannot be read as a video ({error.strerror})") from error
-    if 0 < found < frames:  # 0: the container does not say
-        raise ValueError(f"{path}: {found} frames, expected at least {frames}")
     if size != (width, height):
         raise ValueError(f"{path}: {size[0]}x{size[1]} pixels, expected {width}x{height}")
+    if exact and found != frames:
+        raise ValueError(f"{path}: {found} frames, expected {frames}")
+    if 0 < found < frames:  # 0: the container does not say
+        raise ValueError(f"{path}: {found} frames, expected at least {frames}")
+    if exact and rate != FPS:
+        raise ValueError(f"{path}: {float(rate or 0):g} frames per second, expected {FPS}")
 
 
 def read_settings(path: str | Path) -> dict:

@@ -4,15 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pusa import effects as module
-from pusa.aggregate import NAMES
-from pusa.effects import (
-    comparisons,
-    measure_effects,
-    read_scores,
-    validation_losses,
-    write_effects,
-)
+from pusa.aggregate import restrict
+from pusa.effects import comparisons, measure_effects, validation_losses, write_effects
 from pusa.experiments import Setting
 from pusa.tiny.dataset import BACKGROUND_DIMENSIONS, SUBJECT_DIMENSIONS
 
@@ -24,11 +17,6 @@ KINDS = {
     "camera": ("camera_motion",),
 }
 EXTRA = ("reference_psnr", "motion_match")
-
-
-@pytest.fixture(autouse=True)
-def fewer_resamples(monkeypatch):
-    monkeypatch.setattr(module, "RESAMPLES", 200)
 
 
 def scores(shift=0.0, *, noise=0.02, seed=0, per_kind=6, references=True, **shifts):
@@ -47,6 +35,8 @@ def scores(shift=0.0, *, noise=0.02, seed=0, per_kind=6, references=True, **shif
                         "kind": kind,
                         "dimension": name,
                         "value": value,
+                        "frames": 33,
+                        "scorer": "weight_free",
                     }
                 )
             index += 1
@@ -137,7 +127,7 @@ def test_released_lora_varies_alpha_and_steps():
     ("gain", "verdict"), [(0.1, "holds"), (-0.1, "does not hold"), (0.0, "not decided")]
 )
 def test_rise(gain, verdict):
-    table = measured({BASE: scores(seed=1), MAIN: scores(gain, seed=3)})
+    table = measured({BASE: scores(seed=1), MAIN: scores(gain, seed=7)})
     row = row_of(table, "follows the image", "i2v_subject")
     assert row["verdict"] == verdict
     assert row["difference"] == pytest.approx(100 * gain, abs=3)
@@ -201,6 +191,24 @@ def test_seeds_are_averaged_and_their_spread_given():
     assert row["difference"] == pytest.approx(20)
     assert row["seed_sd"] == pytest.approx(10)  # of 10, 20 and 30
     assert row["seeds"] == 3
+    assert (row["value_before"], row["value_after"]) == pytest.approx((50, 70))
+
+
+def test_seeds_are_samples_of_the_same_prompts():
+    """What only seeds differ in does not widen the interval: prompts are what is resampled."""
+    frames = {BASE: scores(noise=0)}
+    frames |= {replace(MAIN, seed=s): scores(0.1 * s, noise=0) for s in (1, 2, 3)}
+    row = row_of(measured(frames), "follows", "i2v_subject")
+    assert (row["low"], row["high"]) == pytest.approx((20, 20))
+
+
+def test_seeds_are_paired():
+    """Each seed's LoRA against the same seed's control."""
+    frames = {replace(MAIN, model="control", seed=s): scores(0.1 * s, noise=0) for s in (1, 2)}
+    frames |= {replace(MAIN, seed=s): scores(0.1 * s + 0.05, noise=0) for s in (1, 2)}
+    row = row_of(measured(frames), "one per clip", "i2v_subject")
+    assert row["difference"] == pytest.approx(5)
+    assert row["seed_sd"] == pytest.approx(0, abs=1e-9)
 
 
 def test_two_runs_agree():
@@ -212,11 +220,40 @@ def test_settings_of_different_prompts_are_not_compared():
     before, after = scores(seed=1), scores(0.1, seed=2)
     before = before[before["index"] != 0]
     after = after[after["index"] != 5]
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="2 are on one side only, such as subject prompt 0"):
         measured({BASE: before, MAIN: after})
 
 
+def test_settings_sampled_on_all_prompts_are_compared_on_the_subset():
+    everything = scores(noise=0)  # six prompts of each kind; every second is in the subset
+    outside = everything["index"] % 2 == 1
+    main = everything.assign(value=everything["value"] + 0.1 + 0.3 * outside)
+    base = everything[~outside]
+    counts = {"subject": 3, "background": 3, "camera": 3}
+    table = measured({MAIN: restrict(main, counts), BASE: restrict(base, counts)})
+    assert row_of(table, "follows", "i2v_subject")["difference"] == pytest.approx(10)
+
+
+def test_missing_video_is_named():
+    before, after = scores(seed=1), scores(0.1, seed=2)
+    both = [v[(v["index"] != 2) | (v["dimension"] != "i2v_subject")] for v in (before, after)]
+    with pytest.raises(ValueError, match="such as i2v_subject of prompt 2, sample 0"):
+        measured({BASE: both[0], MAIN: both[1]})
+
+
 # Files
+
+
+@pytest.mark.parametrize("scorer", ["vbench", "weight_free"])
+def test_titles_say_what_scores_are_not_vbench(tmp_path, scorer):
+    frames = {BASE: scores(seed=1), MAIN: scores(0.1, seed=2)}
+    result = measured({s: t.assign(scorer=scorer) for s, t in frames.items()}).reset_index()
+    write_effects(result, pd.DataFrame(), tmp_path / "effects", "A small run.")
+    note = "(weight-free scores, not VBench)"
+    page, html = ((tmp_path / "effects").with_suffix(s).read_text() for s in (".md", ".html"))
+    assert (note in page.splitlines()[0]) == (scorer == "weight_free")
+    assert (f"{note}</title>" in html) == (scorer == "weight_free")
+    assert ("stand-ins" in page) == (scorer == "weight_free")
 
 
 def test_pages(tmp_path):
@@ -267,34 +304,3 @@ def test_released_lora_has_no_losses(tmp_path):
     result = measured({BASE: scores(seed=1), MAIN: scores(0.1, seed=2)}).reset_index()
     write_effects(result, losses, tmp_path / "effects", "A small run.")
     assert "Validation loss" not in (tmp_path / "effects.md").read_text()
-
-
-def test_read_scores(tmp_path):
-    file = tmp_path / "a.csv"
-    scores().to_csv(file, index=False)
-    assert set(NAMES) < set(read_scores({"a": file})["a"]["dimension"])
-
-
-def test_settings_sampled_on_all_prompts_are_compared_on_the_subset(tmp_path):
-    counts = {"subject": 3, "background": 3, "camera": 3}
-    files = {MAIN.name: tmp_path / "main.csv", BASE.name: tmp_path / "base.csv"}
-    everything = scores(noise=0)  # six prompts of each kind; every second is in the subset
-    part = everything[everything["index"] % 2 == 0]
-    outside = everything["index"] % 2 == 1
-    everything.assign(value=everything["value"] + 0.1 + 0.3 * outside).to_csv(files[MAIN.name])
-    part.to_csv(files[BASE.name])
-    values = read_scores(files, counts)
-    table = measured({MAIN: values[MAIN.name], BASE: values[BASE.name]})
-    assert row_of(table, "follows", "i2v_subject")["difference"] == pytest.approx(10)
-
-
-@pytest.mark.parametrize("damage", ["missing", "nan"])
-def test_incomplete_scores_name_their_file(tmp_path, damage):
-    table = scores()
-    if damage == "nan":
-        table.loc[0, "value"] = np.nan
-    else:
-        table = table[table["dimension"] != "camera_motion"]
-    table.to_csv(tmp_path / "a.csv", index=False)
-    with pytest.raises(ValueError, match=r"a\.csv: "):
-        read_scores({"a": tmp_path / "a.csv"})

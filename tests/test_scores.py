@@ -1,305 +1,429 @@
-"""Clips whose answer is known: the world is rendered, so what moves and how is no guess."""
+import json
 
-from dataclasses import replace
-from pathlib import Path
-
-import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 from pusa.scores import (
-    MEASURES,
-    ClipFeatures,
-    camera_of_prompt,
-    classify_camera,
-    motion_match,
-    optical_flow,
-    score_videos,
+    COLUMNS,
+    check_videos,
+    gather_scores,
+    read_scores,
+    read_study,
+    write_scores,
 )
 from pusa.suite import SuitePrompt
-from pusa.tiny import world
-from pusa.video import read_video, write_video
+from pusa.video import write_video
 
-FRAMES = 9
-STATIC = "camera static"
-
-
-@pytest.fixture(scope="module")
-def scene():
-    """A textured wall with a resting shape in the middle."""
-    return world.sample_still_scene(np.random.default_rng(3))
-
-
-def clip_of(scene, camera=STATIC, motion=None):
-    return world.render(replace(scene, camera=camera, motion=motion), frames=FRAMES)
-
-
-def measure(name, clip, image=None):
-    return MEASURES[name](ClipFeatures(clip, clip[0] if image is None else image))
-
-
-@pytest.fixture(scope="module")
-def pan(scene):
-    return clip_of(scene, "camera pans left")
-
-
-@pytest.fixture(scope="module")
-def cut(scene, pan):
-    """A clip that becomes another in its middle."""
-    other = world.sample_still_scene(np.random.default_rng(8))
-    return np.concatenate([pan[:5], clip_of(other, "camera pans left")[5:]])
-
-
-@pytest.fixture(scope="module")
-def noisy(pan):
-    """A function that adds noise whose strength grows from frame to frame."""
-
-    def add(strength):
-        noise = np.random.default_rng(0).normal(size=pan.shape)
-        growth = np.linspace(0, strength, FRAMES)[:, None, None, None]
-        return (pan + growth * noise).clip(0, 255).round().astype(np.uint8)
-
-    return add
-
-
-# Camera motion
-
-
-@pytest.mark.parametrize("camera", list(world.CAMERAS))
-@pytest.mark.parametrize("seed", [0, 1])
-def test_camera_is_named(camera, seed):
-    scene = world.sample_still_scene(np.random.default_rng(seed))
-    found = classify_camera(optical_flow(clip_of(scene, camera)))
-    assert found == camera.removeprefix("camera ")
-
-
-def test_a_moving_subject_is_not_a_moving_camera(scene):
-    clip = clip_of(scene, motion=("quickly", "left"))
-    assert classify_camera(optical_flow(clip)) == "static"
-
-
-@pytest.mark.parametrize(
-    ("prompt", "camera"),
-    [
-        ("a wall with dots, camera pans left", "pans left"),
-        ("a close up, of a cup, on a table, camera zooms out", "zooms out"),
-        ("a red circle stays still over clouds, camera static", "static"),
-    ],
+RECORD = {
+    "scorer": "vbench",
+    "dimensions": ["i2v_subject"],
+    "device": "a GPU",
+    "packages": {"vbench": "0.1.5", "torch": "2.5.1"},
+    "imaging_quality_mode": "longer",
+}
+#: As VBench-I2V's: one more dimension is listed than the nine.
+SUITE = [
+    SuitePrompt(0, "a cat", ("i2v_subject", "dynamic_degree", "temporal_flickering"), None),
+    SuitePrompt(1, "a house", ("i2v_background", "temporal_flickering"), None),
+    SuitePrompt(2, "a road, camera static", ("camera_motion",), None),
+]
+VIDEOS = pd.DataFrame(
+    [(p.video_name(s), p.index, p.prompt, s) for p in SUITE for s in (0, 1)],
+    columns=["file", "index", "prompt", "sample"],
 )
-def test_camera_of_prompt(prompt, camera):
-    assert camera_of_prompt(prompt) == camera
 
 
-# Consistency, smoothness, motion, sharpness
+def row(index, sample, dimension, value, *, frames=17, scorer="vbench"):
+    kind = SUITE[index].kind
+    return (f"{index:04d}-{sample}.mp4", index, sample, kind, dimension, value, frames, scorer)
 
 
-def test_still_clip_is_perfectly_consistent_and_not_dynamic(scene):
-    clip = clip_of(scene)
-    for name in (
-        "subject_consistency",
-        "background_consistency",
-        "motion_smoothness",
-        "i2v_subject",
-        "i2v_background",
-    ):
-        assert measure(name, clip) == pytest.approx(1, abs=1e-6), name
-    assert measure("dynamic_degree", clip) == 0
-
-
-@pytest.mark.parametrize("direction", list(world.DIRECTIONS))
-def test_a_moving_shape_is_dynamic(scene, direction):
-    assert measure("dynamic_degree", clip_of(scene, motion=("quickly", direction))) == 1
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "subject_consistency",
-        "background_consistency",
-        "motion_smoothness",
-        "i2v_subject",
-        "i2v_background",
-    ],
-)
-def test_a_cut_costs(name, pan, cut):
-    assert measure(name, cut) < measure(name, pan) - 0.01
-
-
-@pytest.mark.parametrize(
-    "name", ["subject_consistency", "background_consistency", "motion_smoothness"]
-)
-def test_growing_noise_costs_more_and_more(name, noisy):
-    values = [measure(name, noisy(strength)) for strength in (0, 15, 40)]
-    assert values[0] > values[1] + 0.01
-    assert values[1] > values[2] + 0.01
-
-
-def test_another_image_is_not_followed(pan):
-    other = clip_of(world.sample_still_scene(np.random.default_rng(8)))[0]
-    for name in ("i2v_subject", "i2v_background"):
-        assert measure(name, pan, other) < measure(name, pan) - 0.1, name
-
-
-def test_blur_costs_imaging_quality(pan):
-    blurred = np.stack([cv2.GaussianBlur(frame, (0, 0), 2) for frame in pan])
-    more = np.stack([cv2.GaussianBlur(frame, (0, 0), 4) for frame in pan])
-    values = [measure("imaging_quality", clip) for clip in (pan, blurred, more)]
-    assert values[0] > values[1] + 0.05
-    assert values[1] > values[2] + 0.02
-
-
-def test_grey_costs_aesthetic_quality(pan):
-    grey = pan.mean(-1, keepdims=True).repeat(3, -1).astype(np.uint8)
-    flat = np.full_like(pan, 128)
-    values = [measure("aesthetic_quality", clip) for clip in (pan, grey, flat)]
-    assert values[0] > values[1] > values[2] == 0
-
-
-@pytest.mark.parametrize("name", list(MEASURES))
-def test_values_lie_in_0_1(name, pan, cut, noisy):
-    clips = [pan, cut, noisy(200), np.zeros_like(pan), np.full_like(pan, 255)]
-    for clip in clips:
-        assert 0 <= measure(name, clip) <= 1 + 1e-9
-
-
-def test_mirroring_changes_no_measure_of_looks(pan):
-    for name in ("subject_consistency", "aesthetic_quality", "dynamic_degree", "imaging_quality"):
-        mirrored = measure(name, pan[:, :, ::-1].copy())
-        assert mirrored == pytest.approx(measure(name, pan), abs=0.02), name
-
-
-# Motion against the true continuation
-
-
-@pytest.mark.parametrize(
-    ("camera", "motion"),
-    [
-        ("camera pans left", None),
-        ("camera tilts down", None),
-        ("camera zooms in", None),
-        (STATIC, ("slowly", "up")),
-        (STATIC, ("quickly", "right")),
-    ],
-)
-def test_motion_matches_itself_and_not_its_opposite(scene, camera, motion):
-    clip = clip_of(scene, camera, motion)
-    flow = optical_flow(clip)
-    assert motion_match(flow, flow) == 1
-    assert motion_match(optical_flow(clip[::-1].copy()), flow) == 0
-    assert motion_match(optical_flow(clip_of(scene)), flow) == 0
-
-
-def test_rest_matches_rest_alone(scene):
-    still = optical_flow(clip_of(scene))
-    assert motion_match(still, still) == 1
-    for camera, motion in (("camera pans left", None), (STATIC, ("quickly", "up"))):
-        assert motion_match(optical_flow(clip_of(scene, camera, motion)), still) == 0
-
-
-@pytest.mark.parametrize("direction", ["left", "right"])
-def test_mirrored_motion_does_not_match(scene, direction):
-    clip = clip_of(scene, motion=("quickly", direction))
-    mirrored = clip[:, :, ::-1].copy()
-    assert motion_match(optical_flow(mirrored), optical_flow(clip)) == 0
-
-
-def test_a_quarter_of_the_speed_does_not_match(scene):
-    still = replace(scene, camera=STATIC)
-    clip = world.render(replace(still, motion=("quickly", "right")), frames=33)
-    slow, fast = clip[:9], clip[::4]
-    assert motion_match(optical_flow(fast), optical_flow(slow)) == 0
-
-
-# Whole videos
+def rows(*rows):
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 @pytest.fixture
-def videos(tmp_path, suite, prompts):
-    """The references as if they were samples: 0 subject, 2 background, 4 and 6 camera."""
-    rows = []
-    for index in (0, 2, 4, 6):
-        name = prompts[index].video_name(0)
-        clip = read_video(suite / "reference" / f"{index:04d}.mp4")[:FRAMES]
-        write_video(tmp_path / name, clip)
-        rows.append({"file": name, "index": index, "prompt": prompts[index].prompt, "sample": 0})
-    return pd.DataFrame(rows)
+def table():
+    return rows(
+        row(0, 0, "i2v_subject", 0.1 + 0.2),  # all digits survive
+        row(0, 0, "dynamic_degree", 1.0),
+        row(0, 1, "i2v_subject", 0.5),
+        row(0, 1, "dynamic_degree", 0.0),
+    )
 
 
-def score(prompts, videos, folder, **options):
-    return score_videos(prompts, videos, folder, height=64, width=64, **options)
+@pytest.fixture
+def file(tmp_path, table):
+    write_scores(table, RECORD, tmp_path / "a-alpha1.4.csv")
+    return tmp_path / "a-alpha1.4.csv"
 
 
-def test_one_row_per_video_and_dimension(tmp_path, prompts, videos):
-    table = score(prompts, videos, tmp_path)
-    assert list(table.columns) == ["file", "index", "sample", "kind", "dimension", "value"]
-    for index in (0, 2, 4, 6):
-        rows = table[table["index"] == index]
-        assert tuple(rows["dimension"]) == prompts[index].dimensions
-        assert set(rows["kind"]) == {prompts[index].kind}
-    camera = table[table["dimension"] == "camera_motion"]
-    assert list(camera["value"]) == [1.0, 1.0]
+def edit(file, old, new):
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
 
 
-def test_references_add_two_measures(tmp_path, prompts, videos, suite):
-    table = score(prompts, videos, tmp_path, references=suite / "reference")
-    match = table[table["dimension"] == "motion_match"]
-    assert list(match["value"]) == [1.0] * 4
-    psnr = table[table["dimension"] == "reference_psnr"]
-    assert (psnr["value"] > 30).all()  # encoded once more, else the same
+# One file
 
 
-def test_a_wrong_camera_scores_nothing(tmp_path, prompts, videos, suite):
-    clip = read_video(tmp_path / "0004-0.mp4")
-    write_video(tmp_path / "0004-0.mp4", clip[::-1])
-    table = score(prompts, videos, tmp_path, references=suite / "reference")
-    values = table[table["index"] == 4].set_index("dimension")["value"]
-    assert values["camera_motion"] == 0
-    assert values["motion_match"] == 0
+def test_round_trip(tmp_path, table, file):
+    back = read_scores(file)
+    pd.testing.assert_frame_equal(back, table, check_exact=True)
+    record = json.loads((tmp_path / "a-alpha1.4.json").read_text())
+    assert record == {**RECORD, "rows": 4}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a-alpha1.4.csv", "a-alpha1.4.json"]
 
 
-def test_missing_video(tmp_path, prompts, videos):
-    (tmp_path / "0002-0.mp4").unlink()
-    with pytest.raises(ValueError, match=r"video .*0002-0\.mp4 is missing"):
-        score(prompts, videos, tmp_path)
+def test_a_job_without_videos_of_its_dimension(tmp_path):
+    write_scores(rows(), RECORD, tmp_path / "a.csv")
+    assert read_scores(tmp_path / "a.csv").empty
 
 
-def test_unreadable_video(tmp_path, prompts, videos):
-    (tmp_path / "0002-0.mp4").write_bytes(b"no video")
-    with pytest.raises(ValueError, match=r"0002-0\.mp4: cannot be read as a video"):
-        score(prompts, videos, tmp_path)
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"score file .*a\.csv does not exist"):
+        read_scores(tmp_path / "a.csv")
 
 
-def test_short_video(tmp_path, prompts, videos):
-    write_video(tmp_path / "0002-0.mp4", np.zeros((2, 64, 64, 3), np.uint8))
-    with pytest.raises(ValueError, match=r"0002-0\.mp4: 2 frames, expected at least 3"):
-        score(prompts, videos, tmp_path)
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("0.5,", "nan,", "row 4: value of i2v_subject of 0000-1.mp4 is nan, expected a finite"),
+        ("0.5,", ",", "row 4: value of i2v_subject of 0000-1.mp4 is empty, expected a finite"),
+        ("0.5,", "inf,", "row 4: value .* is inf, expected a finite number"),
+        ("0.5,", "half,", "row 4: value .* is half, expected a finite number"),
+        ("0.5,", "1.01,", "row 4: value .* is 1.01, expected 0 to 1"),
+        ("0.5,", "-0.01,", "row 4: value .* is -0.01, expected 0 to 1"),
+        ("1.0,17", "0.9,17", "row 3: value of dynamic_degree .* is 0.9, expected 0 or 1"),
+        (",17,", ",1,", "row 2: frames .* is 1, expected a whole number from 2"),
+        (",17,", ",17.5,", "row 2: frames .* is 17.5, expected a whole number from 2"),
+        ("mp4,0,1", "mp4,0,-1", "row 4: sample .* is -1, expected a whole number from 0"),
+        ("mp4,0,1", "mp4,x,1", "row 4: index .* is x, expected a whole number from 0"),
+        ("subject,", "object,", "row 2: kind .* is object, expected one of subject, background"),
+        ("vbench", "weight_free", "row 2: scorer .* is weight_free, expected vbench, as recorded"),
+        ("dynamic_degree", "i2v_subject", "row 3 repeats row 2: i2v_subject of 0000-0.mp4"),
+        ("0000-1.mp4,0,1", "0000-2.mp4,0,0", "row 4 repeats row 2: i2v_subject of 0000-2.mp4"),
+        (",frames", ",length", "columns are file, .*length, scorer; expected file, .*frames"),
+        ("0.5,", "0.5,0.5,", "cannot be read as CSV"),
+    ],
+)
+def test_damage_is_named(file, old, new, message):
+    edit(file, old, new)
+    with pytest.raises(ValueError, match=rf"a-alpha1\.4\.csv.*{message}"):
+        read_scores(file)
 
 
-def test_video_of_another_size(tmp_path, prompts, videos):
-    write_video(tmp_path / "0002-0.mp4", np.zeros((9, 48, 64, 3), np.uint8))
-    with pytest.raises(ValueError, match=r"0002-0\.mp4: 64x48 pixels, expected 64x64"):
-        score(prompts, videos, tmp_path)
+def test_bytes_that_are_no_text(file):
+    file.write_bytes(b"\xff\xfe" + file.read_bytes())
+    with pytest.raises(ValueError, match=r"a-alpha1\.4\.csv: cannot be read as CSV"):
+        read_scores(file)
 
 
-def test_manifest_of_another_suite(tmp_path, prompts, videos):
-    with pytest.raises(ValueError, match="6"):
-        score(prompts[:6], videos, tmp_path)
+@pytest.mark.parametrize("value", [1.0005, -0.0005])
+def test_a_cosine_may_be_rounded(tmp_path, value):
+    write_scores(rows(row(0, 0, "i2v_subject", value)), RECORD, tmp_path / "a.csv")
+    assert read_scores(tmp_path / "a.csv")["value"].item() == value
 
 
-def test_other_image_sizes(tmp_path):
-    """Not only 64x64: the image is wide and the shape is measured in shares of its side."""
-    pixels = np.random.default_rng(0).integers(0, 256, (6, 10, 3), np.uint8)
-    large = cv2.resize(pixels, (160, 96), interpolation=cv2.INTER_CUBIC)
-    Image.fromarray(large).save(tmp_path / "a.png")
-    prompt = SuitePrompt(0, "a, camera pans right", ("i2v_subject", "camera_motion"), Path("."))
-    prompt = replace(prompt, image=tmp_path / "a.png")
-    wide = cv2.resize(pixels, (240, 96), interpolation=cv2.INTER_CUBIC)
-    clip = np.stack([wide[:, 2 * i : 2 * i + 160] for i in range(7)])
-    write_video(tmp_path / "a.mp4", clip)
-    row = {"file": "a.mp4", "index": 0, "prompt": prompt.prompt, "sample": 0}
-    table = score_videos([prompt], pd.DataFrame([row]), tmp_path, height=96, width=160)
-    values = table.set_index("dimension")["value"]
-    assert values["camera_motion"] == 1
-    assert 0 < values["i2v_subject"] < 1
+@pytest.mark.parametrize("dimension", ["aesthetic_quality", "imaging_quality", "reference_psnr"])
+def test_regressions_are_not_bounded(tmp_path, dimension):
+    write_scores(rows(row(0, 0, dimension, 31.5)), RECORD, tmp_path / "a.csv")
+    assert read_scores(tmp_path / "a.csv")["value"].item() == 31.5
+
+
+def test_a_measure_that_fails_is_not_written(tmp_path, table, file):
+    before = file.read_bytes()
+    table.loc[2, "value"] = np.nan
+    with pytest.raises(ValueError, match=r"row 4: value of i2v_subject of 0000-1\.mp4 is nan"):
+        write_scores(table, RECORD, file)
+    assert file.read_bytes() == before
+
+
+# Interrupted jobs
+
+
+@pytest.mark.parametrize("bytes_left", [0, 20, -1, -5])
+def test_cut_in_a_row(file, bytes_left):
+    file.write_bytes(file.read_bytes()[:bytes_left])
+    with pytest.raises(ValueError, match=r"csv ends in the middle of row \d; .*delete it and run"):
+        read_scores(file)
+
+
+def test_cut_between_rows(file):
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(ValueError, match=r"has 3 scores, its record says 4; .*delete it and run"):
+        read_scores(file)
+
+
+@pytest.mark.parametrize("content", [None, "", '{"scorer": "vb', "{}", "[]"])
+def test_record_missing_or_cut(file, content):
+    record = file.with_suffix(".json")
+    record.unlink() if content is None else record.write_text(content)
+    with pytest.raises(ValueError, match=r"no complete record a-alpha1\.4\.json; .*delete it and"):
+        read_scores(file)
+
+
+def test_the_record_of_an_older_run_does_not_stay(table, file, monkeypatch):
+    """Killed between the two files, a second run must not look complete."""
+
+    def killed(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pusa.scores.json.dumps", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_scores(table, RECORD, file)
+    with pytest.raises(ValueError, match="no complete record"):
+        read_scores(file)
+
+
+# Gathering
+
+
+VALUES = {
+    "i2v_subject": [row(0, 0, "i2v_subject", 0.75), row(0, 1, "i2v_subject", 0.5)],
+    "dynamic_degree": [row(0, 0, "dynamic_degree", 1.0), row(0, 1, "dynamic_degree", 0.0)],
+    "i2v_background": [row(1, 0, "i2v_background", 0.25), row(1, 1, "i2v_background", 1.0)],
+    "camera_motion": [row(2, 0, "camera_motion", 1.0), row(2, 1, "camera_motion", 1.0)],
+}
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Two files of each dimension, one video in each, the later ones first."""
+    files = []
+    for dimension, scores in VALUES.items():
+        for shard in (1, 0):
+            files.append(tmp_path / f"{dimension}-{shard}.csv")
+            record = {**RECORD, "dimensions": [dimension], "device": f"GPU {shard}"}
+            write_scores(rows(scores[shard]), record, files[-1])
+    return files
+
+
+def rewrite(file, *scores, **facts):
+    record = json.loads(file.with_suffix(".json").read_text())
+    del record["rows"]
+    write_scores(rows(*scores), {**record, **facts}, file)
+
+
+def test_gather(shards):
+    table, record = gather_scores(shards[::-1], SUITE, VIDEOS)
+    # In the order of the suite: by prompt, sample, and the prompt's dimensions.
+    expected = rows(
+        row(0, 0, "i2v_subject", 0.75),
+        row(0, 0, "dynamic_degree", 1.0),
+        row(0, 1, "i2v_subject", 0.5),
+        row(0, 1, "dynamic_degree", 0.0),
+        row(1, 0, "i2v_background", 0.25),
+        row(1, 1, "i2v_background", 1.0),
+        row(2, 0, "camera_motion", 1.0),
+        row(2, 1, "camera_motion", 1.0),
+    )
+    pd.testing.assert_frame_equal(table, expected)
+    assert record == {
+        "scorer": "vbench",
+        "dimensions": sorted(VALUES),
+        "devices": ["GPU 0", "GPU 1"],
+        "packages": RECORD["packages"],
+        "imaging_quality_mode": "longer",
+    }
+
+
+def test_gathered_scores_are_a_score_file(tmp_path, shards):
+    table, record = gather_scores(shards, SUITE, VIDEOS)
+    write_scores(table, record, tmp_path / "all.csv")
+    pd.testing.assert_frame_equal(read_scores(tmp_path / "all.csv"), table)
+
+
+def test_order_of_files_does_not_matter(shards):
+    first, second = gather_scores(shards, SUITE, VIDEOS), gather_scores(shards[::-1], SUITE, VIDEOS)
+    pd.testing.assert_frame_equal(first[0], second[0])
+    assert first[1] == second[1]
+
+
+def test_missing_scores_are_named(tmp_path, shards):
+    rewrite(tmp_path / "dynamic_degree-1.csv")
+    shards.remove(tmp_path / "camera_motion-0.csv")
+    shards.remove(tmp_path / "camera_motion-1.csv")
+    message = (
+        r"lack dynamic_degree of 1 video\(s\), such as 0000-1\.mp4, "
+        r"camera_motion of 2 video\(s\), such as 0002-0\.mp4"
+    )
+    with pytest.raises(ValueError, match=message):
+        gather_scores(shards, SUITE, VIDEOS)
+
+
+def test_partial_keeps_a_row_for_each_gap(tmp_path, shards):
+    shards.remove(tmp_path / "dynamic_degree-1.csv")
+    table, record = gather_scores(shards, SUITE, VIDEOS, allow_partial=True)
+    gap = table[table["value"].isna()]
+    assert gap[["file", "index", "sample", "kind", "dimension", "scorer"]].values.tolist() == [
+        ["0000-1.mp4", 0, 1, "subject", "dynamic_degree", "vbench"]
+    ]
+    assert len(table) == 8
+    assert record["missing"] == {"dynamic_degree": 1}
+    write_scores(table, record, tmp_path / "all.csv")
+    with pytest.raises(ValueError, match=r"row 5: value of dynamic_degree of 0000-1\.mp4 is empty"):
+        read_scores(tmp_path / "all.csv")
+    back = read_scores(tmp_path / "all.csv", allow_partial=True)
+    pd.testing.assert_frame_equal(back, table)
+
+
+def test_partial_takes_no_words_for_a_gap(tmp_path, shards):
+    shards.remove(tmp_path / "dynamic_degree-1.csv")
+    write_scores(*gather_scores(shards, SUITE, VIDEOS, allow_partial=True), tmp_path / "all.csv")
+    edit(tmp_path / "all.csv", "dynamic_degree,,", "dynamic_degree,unknown,")
+    with pytest.raises(ValueError, match="is unknown, expected a finite number"):
+        read_scores(tmp_path / "all.csv", allow_partial=True)
+
+
+def test_a_score_in_two_files(tmp_path, shards):
+    rewrite(tmp_path / "i2v_subject-1.csv", *VALUES["i2v_subject"])
+    message = r"i2v_subject of 0000-0\.mp4 is in .*i2v_subject-1\.csv and in .*i2v_subject-0\.csv"
+    with pytest.raises(ValueError, match=message):
+        gather_scores(shards, SUITE, VIDEOS)
+
+
+def test_unknown_prompt(tmp_path, shards):
+    file = tmp_path / "camera_motion-0.csv"
+    edit(file, "0002-0.mp4,2", "0007-0.mp4,7")
+    with pytest.raises(ValueError, match=r"camera_motion-0\.csv: .* prompt 7, .*not in the suite"):
+        gather_scores(shards, SUITE, VIDEOS)
+
+
+def test_video_of_an_unknown_prompt(shards):
+    videos = VIDEOS.replace({"index": {1: 8}})
+    with pytest.raises(ValueError, match=r"video 0001-0\.mp4: the suite has no prompt 8"):
+        gather_scores(shards, SUITE, videos)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("0002-0.mp4,2,0", "0002-9.mp4,2,9"),  # no such sample
+        ("0002-0.mp4", "other.mp4"),
+        ("camera,", "subject,"),
+        ("camera_motion", "dynamic_degree"),  # not a dimension of this prompt
+    ],
+)
+def test_score_that_nobody_asked_for(tmp_path, shards, old, new):
+    edit(tmp_path / "camera_motion-0.csv", old, new)
+    with pytest.raises(ValueError, match=r"camera_motion-0\.csv: .* not asked for by the suite"):
+        gather_scores(shards, SUITE, VIDEOS)
+
+
+def test_measures_beside_the_nine_are_asked_for_of_all(tmp_path, shards):
+    everything = [row(p.index, s, "reference_psnr", 20.0) for p in SUITE for s in (0, 1)]
+    write_scores(rows(*everything), RECORD, tmp_path / "psnr.csv")
+    table, _ = gather_scores([*shards, tmp_path / "psnr.csv"], SUITE, VIDEOS)
+    assert (table["dimension"] == "reference_psnr").sum() == 6
+    write_scores(rows(*everything[:-1]), RECORD, tmp_path / "psnr.csv")
+    with pytest.raises(ValueError, match=r"lack reference_psnr of 1 video\(s\), such as 0002-1"):
+        gather_scores([*shards, tmp_path / "psnr.csv"], SUITE, VIDEOS)
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"packages": {"vbench": "0.1.5", "torch": "2.6.0"}}, "torch 2.5.1, .* with 2.6.0"),
+        ({"packages": {"vbench": "0.1.5"}}, "torch 2.5.1, .* with None"),
+        ({"imaging_quality_mode": "shorter"}, "imaging_quality_mode longer, .* with shorter"),
+    ],
+)
+def test_files_that_were_made_differently(tmp_path, shards, facts, message):
+    rewrite(tmp_path / "camera_motion-0.csv", VALUES["camera_motion"][0], **facts)
+    with pytest.raises(ValueError, match=rf"made with {message}; .* must be made alike"):
+        gather_scores(shards, SUITE, VIDEOS)
+
+
+def test_scorers_are_not_mixed(tmp_path, shards):
+    free = row(2, 0, "camera_motion", 1.0, scorer="weight_free")
+    rewrite(tmp_path / "camera_motion-0.csv", free, scorer="weight_free")
+    with pytest.raises(ValueError, match=r"made with scorer vbench, .* with weight_free"):
+        gather_scores(shards, SUITE, VIDEOS)
+
+
+def test_no_files():
+    with pytest.raises(ValueError, match="no score files to gather"):
+        gather_scores([], SUITE, VIDEOS)
+
+
+def test_a_video_in_two_manifests(shards):
+    twice = pd.concat([VIDEOS, VIDEOS.iloc[3:4]], ignore_index=True)
+    with pytest.raises(ValueError, match=r"video 0001-1\.mp4 is in several manifests"):
+        gather_scores(shards, SUITE, twice)
+
+
+# A study
+
+KINDS = {
+    "subject": ("i2v_subject", "subject_consistency", "motion_smoothness", "dynamic_degree",
+                "aesthetic_quality", "imaging_quality"),
+    "background": ("i2v_background", "background_consistency", "aesthetic_quality",
+                   "imaging_quality"),
+    "camera": ("camera_motion",),
+}  # fmt: skip
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A complete score file of two prompts of each kind."""
+    scores = [
+        (f"{index:04d}-0.mp4", index, 0, kind, dimension, 1.0, 17, "vbench")
+        for index, kind in enumerate(kind for kind in KINDS for _ in range(2))
+        for dimension in KINDS[kind]
+    ]
+    write_scores(rows(*scores), RECORD, tmp_path / "base.csv")
+    return {"base": tmp_path / "base.csv"}
+
+
+def test_study_is_read_by_name(study):
+    scores = read_study(study)
+    assert list(scores) == ["base"]
+    pd.testing.assert_frame_equal(scores["base"], read_scores(study["base"]))
+
+
+def test_study_on_a_subset(study):
+    scores = read_study(study, {"subject": 1, "background": 1, "camera": 1})
+    assert set(scores["base"]["index"]) == {0, 2, 4}
+
+
+def test_study_names_the_file_that_lacks_a_score(study):
+    table = read_scores(study["base"])
+    write_scores(table[table["dimension"] != "camera_motion"], RECORD, study["base"])
+    with pytest.raises(ValueError, match=r"base\.csv: scores lack camera_motion"):
+        read_study(study)
+    scores = read_study(study, allow_partial=True)
+    assert "camera_motion" not in set(scores["base"]["dimension"])
+
+
+# Videos
+
+
+@pytest.fixture
+def videos(tmp_path):
+    for name in VIDEOS["file"]:
+        write_video(tmp_path / name, np.zeros((9, 32, 48, 3), np.uint8))
+    return tmp_path
+
+
+def check(folder):
+    check_videos(VIDEOS, folder, frames=9, height=32, width=48)
+
+
+def test_videos_that_can_be_scored(videos):
+    check(videos)
+
+
+def test_missing_video(videos):
+    (videos / "0001-1.mp4").unlink()
+    with pytest.raises(FileNotFoundError, match=r"video .*0001-1\.mp4 is missing"):
+        check(videos)
+
+
+@pytest.mark.parametrize("shape", [(8, 32, 48, 3), (10, 32, 48, 3), (9, 48, 32, 3)])
+def test_video_of_another_length_or_size(videos, shape):
+    write_video(videos / "0001-1.mp4", np.zeros(shape, np.uint8))
+    expected = r"\d+ frames, expected 9" if shape[0] != 9 else "32x48 pixels, expected 48x32"
+    with pytest.raises(ValueError, match=rf"0001-1\.mp4: {expected}"):
+        check(videos)

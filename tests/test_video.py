@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from pusa.tiny import world
-from pusa.video import FPS, read_settings, read_video, write_video
+from pusa.video import FPS, check_video, read_settings, read_video, write_video
 
 
 @pytest.fixture
@@ -82,3 +82,67 @@ def test_unreadable_file_is_named(tmp_path):
     (tmp_path / "a.mp4").write_text("not a video")
     with pytest.raises(ValueError, match=r"a\.mp4: cannot be read as a video"):
         read_video(tmp_path / "a.mp4")
+
+
+# Checks without decoding
+
+
+def recorded(path, clip, *, rate=FPS, container_options=None):
+    """A file as another program may write it."""
+    with av.open(str(path), "w", options=container_options or {}) as container:
+        stream = container.add_stream("libx264", rate=rate)
+        stream.height, stream.width = clip.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in clip:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def test_check_takes_what_is_long_enough(tmp_path, clip):
+    write_video(tmp_path / "a.mp4", clip)
+    for frames in (1, 6, 7):
+        check_video(tmp_path / "a.mp4", frames=frames, height=32, width=48)
+    with pytest.raises(ValueError, match=r"a\.mp4: 7 frames, expected at least 8"):
+        check_video(tmp_path / "a.mp4", frames=8, height=32, width=48)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_check_size(tmp_path, clip, exact):
+    write_video(tmp_path / "a.mp4", clip)
+    with pytest.raises(ValueError, match=r"a\.mp4: 48x32 pixels, expected 32x48"):
+        check_video(tmp_path / "a.mp4", frames=7, height=48, width=32, exact=exact)
+
+
+@pytest.mark.parametrize("frames", [6, 8])
+def test_exact_check_of_the_length(tmp_path, clip, frames):
+    write_video(tmp_path / "a.mp4", clip)
+    check_video(tmp_path / "a.mp4", frames=7, height=32, width=48, exact=True)
+    with pytest.raises(ValueError, match=rf"a\.mp4: 7 frames, expected {frames}"):
+        check_video(tmp_path / "a.mp4", frames=frames, height=32, width=48, exact=True)
+
+
+@pytest.mark.parametrize("rate", [8, 24])
+def test_exact_check_of_the_rate(tmp_path, clip, rate):
+    recorded(tmp_path / "a.mp4", clip, rate=rate)
+    check_video(tmp_path / "a.mp4", frames=7, height=32, width=48)
+    with pytest.raises(ValueError, match=rf"a\.mp4: {rate} frames per second, expected 16"):
+        check_video(tmp_path / "a.mp4", frames=7, height=32, width=48, exact=True)
+
+
+def test_exact_check_does_not_believe_the_header(tmp_path):
+    """With its index in front, a file that was cut still says that it is whole."""
+    noise = np.random.default_rng(0).integers(0, 256, (9, 32, 48, 3), np.uint8)
+    recorded(tmp_path / "a.mp4", noise, container_options={"movflags": "faststart"})
+    check_video(tmp_path / "a.mp4", frames=9, height=32, width=48, exact=True)
+    content = (tmp_path / "a.mp4").read_bytes()
+    (tmp_path / "a.mp4").write_bytes(content[: len(content) * 2 // 3])
+    check_video(tmp_path / "a.mp4", frames=9, height=32, width=48)
+    with pytest.raises(ValueError, match=r"a\.mp4: \d frames, expected 9"):
+        check_video(tmp_path / "a.mp4", frames=9, height=32, width=48, exact=True)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_check_names_what_is_no_video(tmp_path, exact):
+    (tmp_path / "a.mp4").write_text("not a video")
+    with pytest.raises(ValueError, match=r"a\.mp4: cannot be read as a video"):
+        check_video(tmp_path / "a.mp4", frames=9, height=32, width=48, exact=exact)
