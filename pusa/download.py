@@ -1,4 +1,4 @@
-"""What comes from the network: hub repositories and VBench-I2V's prompt suite.
+"""What comes from the network: hub repositories, VBench-I2V's prompt suite, single files.
 
 A folder that was downloaded whole and checked holds ``download.json``, written last, which says
 where its files come from, with their sizes and SHA-256.
@@ -7,11 +7,12 @@ where its files come from, with their sizes and SHA-256.
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from hashlib import file_digest, sha1
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from zipfile import BadZipFile, ZipFile
 
 import gdown
@@ -90,7 +91,7 @@ def download_repository(
     ignore = [f"*{end}" for end in PICKLES if not any(p.endswith(end) for p in include)]
     files = _select_files(info.siblings, include or ["*"], ignore, f"{repo} at {revision}")
     _delete_unfinished(folder)
-    _check_space(folder, files)
+    check_space(folder, sum(f.size for f in files if not _has_size(folder / f.rfilename, f.size)))
     (folder / RECORD).unlink(missing_ok=True)
     _delete_foreign(folder, {file.rfilename for file in files})
     with _explain_errors(repo, kind, revision):
@@ -103,42 +104,106 @@ def download_repository(
             ignore_patterns=ignore,
         )
     source = {**request, "endpoint": HfApi().endpoint, "commit": info.sha}
-    _write_record(folder, source, _check_files(folder, files))
+    write_record(folder, source, _check_files(folder, files))
 
 
 def download_suite(folder: str | Path) -> None:
     """Download VBench-I2V's prompts and images into ``folder``.
 
-    Images that are there already, as ``crop.zip`` or unpacked in ``crop/``, are used.
+    What is there already is used: the prompt list, and images as ``crop.zip`` or unpacked in
+    ``crop/``.
 
     Raises:
-        ValueError: if the images cannot be had or unpacked, or the prompt list has not the
-            published checksum.
+        ValueError: if the prompt list has not the published checksum, or the images cannot be
+            had or unpacked.
         OSError: if the prompt list cannot be downloaded.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    archive = folder / "crop.zip"
+    info_file, archive = folder / INFO_FILE, folder / "crop.zip"
+    if not info_file.exists():
+        download_file(SUITE_URL, info_file, SUITE_SHA256)
+    elif (found := describe_file(info_file)["sha256"]) != SUITE_SHA256:
+        raise ValueError(
+            f"{info_file}: expected VBench-I2V's published list, SHA-256 {SUITE_SHA256}, found "
+            f"{found}; delete it to have that list downloaded, or set suite.source: folder to use "
+            "this one"
+        )
     if not (folder / "crop").is_dir():
         if not archive.exists():
             _download_images(archive)
-        try:
-            with ZipFile(archive) as images:
-                images.extractall(folder / "crop.partial")
-            os.replace(folder / "crop.partial" / "crop", folder / "crop")
-        except (BadZipFile, FileNotFoundError) as error:
-            raise ValueError(
-                f"{archive}: expected a zip file with a folder crop/ ({error}); delete it to have "
-                "it downloaded anew"
-            ) from None
-    try:
-        pooch.retrieve(SUITE_URL, known_hash=f"sha256:{SUITE_SHA256}", fname=INFO_FILE, path=folder)
-    except OSError as error:
-        raise OSError(f"{SUITE_URL} cannot be downloaded ({_first_line(error)})") from None
+        unpack(archive, folder, ["crop/"])
     # Only what this call has seen: images that came unpacked have no archive to vouch for them.
-    files = {p.name: _describe(p) for p in (folder / INFO_FILE, archive) if p.is_file()}
+    files = {p.name: describe_file(p) for p in (info_file, archive) if p.is_file()}
     source = {"url": SUITE_URL, "commit": SUITE_COMMIT, "images": IMAGES_DRIVE_ID}
-    _write_record(folder, source, files)
+    write_record(folder, source, files)
+
+
+def download_file(url: str, path: Path, sha256: str | None = None) -> None:
+    """Download one file; it is at ``path`` when it is whole and has the checksum, if one is given.
+
+    Raises:
+        ValueError: if it has another checksum.
+        OSError: if it cannot be downloaded.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".partial-{path.name}")
+    by_hand = f"run the same command again, or put the file at {path}"
+    # Pooch sets the true total; a bar without one counts as none.
+    progress = tqdm(total=1, desc=path.name, unit="B", unit_scale=True, mininterval=2)
+    try:
+        pooch.HTTPDownloader(progress, chunk_size=1 << 20)(url, str(partial), None)
+        if sha256 and (found := describe_file(partial)["sha256"]) != sha256:
+            raise ValueError(f"{url}: expected SHA-256 {sha256}, found {found}; {by_hand}")
+        os.replace(partial, path)
+    except OSError as error:
+        raise OSError(f"{url} cannot be downloaded ({_first_line(error)}); {by_hand}") from None
+    finally:
+        progress.close()
+        partial.unlink(missing_ok=True)
+
+
+def unpack(archive: Path, folder: Path, names: Sequence[str], *, inside: str = "") -> None:
+    """Unpack some of a zip archive into ``folder``, where each file or folder appears whole.
+
+    Args:
+        names: files, and folders, which end in ``/``.
+        inside: folder of the archive that the names lie in, ending in ``/``.
+
+    Raises:
+        ValueError: if it is not a zip archive, is damaged or lacks a name, or if a path in it
+            leads out of the folder.
+    """
+    partial = folder / f".partial-{archive.stem}"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        with ZipFile(archive) as content:
+            for name in names:
+                content.extractall(partial, _find_members(content, inside + name))
+    except (BadZipFile, ValueError, zlib.error) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        wanted = ", ".join(inside + name for name in names)
+        raise ValueError(
+            f"{archive}: expected a zip file with {wanted} ({error}); delete it to have it "
+            "downloaded anew"
+        ) from None
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith("/"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        os.replace(partial / inside / name, folder / name)
+    shutil.rmtree(partial)
+
+
+def _find_members(content: ZipFile, name: str) -> list[str]:
+    """The files of an archive that a name stands for; a folder's name ends in ``/``."""
+    is_folder = name.endswith("/")
+    members = [m for m in content.namelist() if m == name or (is_folder and m.startswith(name))]
+    if not members:
+        raise ValueError(f"it has no {name}")
+    for member in members:
+        if ".." in PurePosixPath(member).parts:
+            raise ValueError(f"its {member!r} leads out of the folder")
+    return members
 
 
 def _download_images(archive: Path) -> None:
@@ -149,6 +214,30 @@ def _download_images(archive: Path) -> None:
             f"VBench-I2V's images (shared drive {IMAGES_DRIVE_ID}) could not be downloaded "
             f"({_first_line(error)}); put their crop.zip at {archive}"
         ) from None
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Raise OSError if ``folder``, which is made, has not ``needed`` bytes of room."""
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(
+            f"{folder}: the download needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free"
+        )
+
+
+def describe_file(path: Path) -> dict:
+    """Size in bytes and SHA-256 of a file, as records hold them."""
+    with path.open("rb") as file:
+        return {"size": path.stat().st_size, "sha256": file_digest(file, "sha256").hexdigest()}
+
+
+def write_record(folder: Path, source: dict, files: dict[str, dict]) -> None:
+    """Write the ``download.json`` of a folder that is whole: its source, the time, its files."""
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    partial = folder / f".partial-{RECORD}"
+    partial.write_text(json.dumps({**source, "date": date, "files": files}, indent=1) + "\n")
+    os.replace(partial, folder / RECORD)
 
 
 def _finished_download(folder: Path, request: dict) -> dict | None:
@@ -232,16 +321,6 @@ def _delete_foreign(folder: Path, wanted: set[str]) -> None:
             note.unlink()
 
 
-def _check_space(folder: Path, files: list[RepoSibling]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    needed = sum(f.size for f in files if not _has_size(folder / f.rfilename, f.size))
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise OSError(
-            f"{folder}: the download needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free"
-        )
-
-
 def _has_size(path: Path, size: int) -> bool:
     return path.is_file() and path.stat().st_size == size
 
@@ -255,7 +334,7 @@ def _check_files(folder: Path, files: list[RepoSibling]) -> dict[str, dict]:
             path = folder / file.rfilename
             if not path.is_file():
                 raise OSError(f"{path} was not downloaded; run the same command again")
-            found = described[file.rfilename] = _describe(path)
+            found = described[file.rfilename] = describe_file(path)
             checks = [("bytes", file.size, found["size"])]
             if file.lfs:
                 checks += [("SHA-256", file.lfs.sha256, found["sha256"])]
@@ -272,18 +351,6 @@ def _check_files(folder: Path, files: list[RepoSibling]) -> dict[str, dict]:
     return described
 
 
-def _describe(path: Path) -> dict:
-    with path.open("rb") as file:
-        return {"size": path.stat().st_size, "sha256": file_digest(file, "sha256").hexdigest()}
-
-
 def _git_blob(path: Path) -> str:
     content = path.read_bytes()
     return sha1(b"blob %d\0" % len(content) + content).hexdigest()
-
-
-def _write_record(folder: Path, source: dict, files: dict[str, dict]) -> None:
-    date = datetime.now(UTC).isoformat(timespec="seconds")
-    partial = folder / f".partial-{RECORD}"
-    partial.write_text(json.dumps({**source, "date": date, "files": files}, indent=1) + "\n")
-    os.replace(partial, folder / RECORD)

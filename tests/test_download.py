@@ -328,16 +328,49 @@ def test_the_suite_and_its_record(suite_folder):
     }
 
 
-def test_a_changed_prompt_list_is_refused(suite_folder, monkeypatch):
-    monkeypatch.setattr(downloads, "SUITE_SHA256", "0" * 64)
-    with pytest.raises(ValueError, match=f"{INFO_FILE}.*does not match.*expected sha256:000"):
+def test_a_second_call_asks_for_nothing(suite_folder, hub):
+    downloads.download_suite(suite_folder)
+    hub.log.clear()
+    downloads.download_suite(suite_folder)
+    assert hub.log == []
+
+
+def test_images_that_came_unpacked(suite_folder):
+    (suite_folder / "crop.zip").unlink()
+    (suite_folder / "crop").mkdir()
+    downloads.download_suite(suite_folder)
+    record = json.loads((suite_folder / "download.json").read_text())
+    assert list(record["files"]) == [INFO_FILE]
+
+
+def test_another_prompt_list_is_kept_and_refused(suite_folder, hub):
+    info_file = suite_folder / INFO_FILE
+    info_file.write_text("[1]")
+    with pytest.raises(ValueError) as error:
         downloads.download_suite(suite_folder)
+    assert str(error.value).startswith(f"{info_file}: expected VBench-I2V's published list, ")
+    assert f"SHA-256 {sha256(b'[]').hexdigest()}, found {sha256(b'[1]').hexdigest()}; " in str(
+        error.value
+    )
+    assert info_file.read_text() == "[1]"
+    assert hub.log == []
+    assert not (suite_folder / "crop").exists()
+    assert not (suite_folder / "download.json").exists()
+
+
+def test_a_changed_prompt_list_is_not_taken(suite_folder, monkeypatch):
+    monkeypatch.setattr(downloads, "SUITE_SHA256", "0" * 64)
+    with pytest.raises(ValueError, match=f"{INFO_FILE}: expected SHA-256 000.*put the file at "):
+        downloads.download_suite(suite_folder)
+    assert not (suite_folder / INFO_FILE).exists()
     assert not (suite_folder / "download.json").exists()
 
 
 def test_images_that_are_no_zip_file(suite_folder):
     (suite_folder / "crop.zip").write_bytes(b"cut off")
-    with pytest.raises(ValueError, match=r"crop\.zip: expected a zip file with a folder crop/"):
+    with pytest.raises(
+        ValueError, match=r"crop\.zip: expected a zip file with crop/ \(File is not"
+    ):
         downloads.download_suite(suite_folder)
 
 
@@ -349,3 +382,90 @@ def test_images_that_cannot_be_had(suite_folder, monkeypatch):
     monkeypatch.setattr("gdown.download", refuse)
     with pytest.raises(ValueError, match=r"\(Too many users.*put their crop.zip at .*crop\.zip"):
         downloads.download_suite(suite_folder)
+
+
+# Single files and archives
+
+
+@pytest.fixture
+def file_url(hub):
+    return f"{hub.url}/org/model/resolve/main/{BIG}"
+
+
+def test_a_single_file(file_url, tmp_path):
+    target = tmp_path / "new" / "file.pth"
+    good = (tmp_path / "repo" / BIG).read_bytes()
+    downloads.download_file(file_url, target, sha256(good).hexdigest())
+    assert target.read_bytes() == good
+    assert files_of(target.parent) == {"file.pth"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "message"),
+    [
+        ("cut", OSError, "cannot be downloaded (.*); run the same command again, or put"),
+        ("short", ValueError, "expected SHA-256 [0-9a-f]{64}, found [0-9a-f]{64}; run the"),
+        ("corrupt", ValueError, "expected SHA-256 [0-9a-f]{64}, found [0-9a-f]{64}; run the"),
+    ],
+)
+def test_a_file_that_came_wrong_is_not_there(hub, file_url, tmp_path, fault, error, message):
+    target = tmp_path / "new" / "file.pth"
+    good = (tmp_path / "repo" / BIG).read_bytes()
+    if fault == "cut":
+        hub.faults.cut[BIG] = PIECE
+    else:
+        getattr(hub.faults, fault).add(BIG)
+    with pytest.raises(error, match=message) as caught:
+        downloads.download_file(file_url, target, sha256(good).hexdigest())
+    assert str(caught.value).startswith(file_url)
+    assert str(caught.value).endswith(f"put the file at {target}")
+    assert "\n" not in str(caught.value)
+    assert list(target.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/file.pth", "{hub.url}/none.pth"])
+def test_a_file_that_cannot_be_had(hub, tmp_path, url):
+    url = url.format(hub=hub)
+    with pytest.raises(OSError, match=f"{url} cannot be downloaded "):
+        downloads.download_file(url, tmp_path / "file.pth")
+
+
+def zipped(path, **members):
+    with ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def test_unpacking_takes_what_is_named(tmp_path):
+    names = {"top/a.py": "a", "top/code/b.py": "b", "top/code/in/c.py": "c", "top/d.gif": "d"}
+    archive = zipped(tmp_path / "code.zip", **names)
+    downloads.unpack(archive, tmp_path / "out", ["a.py", "code/"], inside="top/")
+    assert files_of(tmp_path / "out") == {"a.py", "code/b.py", "code/in/c.py"}
+    assert (tmp_path / "out" / "code" / "in" / "c.py").read_text() == "c"
+    assert [p.name for p in (tmp_path / "out").glob(".*")] == []
+
+
+@pytest.mark.parametrize(
+    ("member", "message"),
+    [
+        ("code/../../evil.py", r"its 'code/../../evil.py' leads out of the folder"),
+        ("other.py", "it has no code/"),
+    ],
+)
+def test_archives_that_are_refused(tmp_path, member, message):
+    archive = zipped(tmp_path / "code.zip", **{"a.py": "a", member: "b"})
+    with pytest.raises(
+        ValueError, match=rf"code\.zip: expected a zip file with a\.py, .*{message}"
+    ):
+        downloads.unpack(archive, tmp_path / "out", ["a.py", "code/"])
+    assert not list(tmp_path.rglob("evil.py"))
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_damaged_archive(tmp_path):
+    archive = zipped(tmp_path / "code.zip", **{"a.py": "content"})
+    archive.write_bytes(archive.read_bytes().replace(b"content", b"conTent"))
+    with pytest.raises(ValueError, match=r"code\.zip: expected .*Bad CRC-32 for file 'a\.py'"):
+        downloads.unpack(archive, tmp_path / "out", ["a.py"])
+    assert list((tmp_path / "out").iterdir()) == []
