@@ -1,32 +1,69 @@
-"""Tables as pages: Markdown for the repository, HTML for the report."""
+"""Tables as pages: Markdown for the repository, HTML for the report, LaTeX for a paper."""
 
+import re
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 STYLE = """
 body { font: 14px/1.45 system-ui, sans-serif; margin: 2em; color: #222; }
 p { max-width: 60em; }
 table { border-collapse: collapse; }
-th, td { padding: .25em .7em; text-align: right; border-bottom: 1px solid #ddd; }
+th, td { padding: .25em .5em; text-align: right; border-bottom: 1px solid #ddd; }
 th { position: sticky; top: 0; background: #fff; }
-td:first-child, th:first-child { text-align: left; }
-tr.here td { background: #e8f1fa; font-weight: 600; }
+td:first-child, th:first-child { text-align: left; min-width: 9em; }
+tr.here td { background: #e8f1fa; }
+small { display: block; color: #666; white-space: nowrap; }
 """
+_LATEX_ESCAPES = str.maketrans(
+    {c: f"\\{c}" for c in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "\n": " "}
+    | {"[": "{[}"}  # after a line's end it would open an argument
+)
 
 
-def write_page(title: str, sections: list[tuple[str, str, pd.DataFrame]], out: Path) -> None:
+@dataclass(frozen=True)
+class Number:
+    """A table cell that holds a formatted number; every other cell is shown as plain text."""
+
+    text: str
+    interval: str = ""  # shown smaller, beside or under the number
+    best: bool = False  # shown bold
+
+
+def score_cell(
+    value: float,
+    low: float = np.nan,
+    high: float = np.nan,
+    *,
+    sign: str = "",
+    best: bool = False,
+) -> Number | str:
+    """A score with two decimals and its interval, or nothing for NaN; ``sign`` may be ``+``."""
+    if np.isnan(value):
+        return ""
+    interval = "" if np.isnan(low) else f"[{low:{sign}.2f}, {high:{sign}.2f}]"
+    return Number(f"{value:{sign}.2f}", interval, best)
+
+
+Sections = list[tuple[str, str, pd.DataFrame]]
+
+
+def write_page(title: str, sections: Sections, out: Path) -> None:
     """Write sections of (heading, text, table) to ``out`` with the suffixes .md and .html.
 
     Cells are shown as they are; a row whose column ``source`` says ``here`` is highlighted.
     """
-    markdown, html = [f"# {title}"], [f"<h1>{escape(title)}</h1>"]
+    markdown, html = [f"# {_markdown(title)}"], [f"<h1>{escape(title)}</h1>"]
     for heading, text, table in sections:
         if heading:
-            markdown.append(f"## {heading}")
+            markdown.append(f"## {_markdown(heading)}")
             html.append(f"<h2>{escape(heading)}</h2>")
-        markdown += [text, table.to_markdown(index=False, disable_numparse=True)]
+        markdown += [_markdown(text), _markdown_table(table)]
         html += [f"<p>{escape(text)}</p>", _html_table(table)]
     out.with_suffix(".md").write_text("\n\n".join(markdown) + "\n")
     out.with_suffix(".html").write_text(
@@ -35,12 +72,58 @@ def write_page(title: str, sections: list[tuple[str, str, pd.DataFrame]], out: P
     )
 
 
+def write_latex(title: str, sections: Sections, out: Path) -> None:
+    """Write the sections of `write_page` as ``table*`` environments to ``out`` with suffix .tex.
+
+    They go into any document that loads booktabs and graphicx; heading and text are captions.
+    """
+    lines = [r"% Needs \usepackage{booktabs,graphicx}."]
+    for heading, text, table in sections:
+        caption = f"{title}. {heading}. {text}" if heading else f"{title}. {text}"
+        lines += [
+            "",
+            r"\begin{table*}",
+            r"\centering",
+            rf"\caption{{{_latex(caption)}}}",
+            r"\smallskip",
+            r"\setlength{\tabcolsep}{2.5pt}",
+            r"\resizebox{\textwidth}{!}{%",
+            *_latex_table(table),
+            "}",
+            r"\end{table*}",
+        ]
+    out.with_suffix(".tex").write_text("\n".join(lines) + "\n")
+
+
+def _markdown(value) -> str:
+    """One line in which nothing of the value's own is read as Markdown or HTML."""
+    if isinstance(value, Number):
+        text = _markdown(value.text)
+        text = f"**{text}**" if value.best else text
+        return f"{text} {_markdown(value.interval)}".strip()
+    return re.sub(r"([\\`*<|])", r"\\\1", str(value)).replace("\n", " ")
+
+
+def _markdown_table(table: pd.DataFrame) -> str:
+    shown = table.rename(columns=_markdown).map(_markdown)
+    return shown.to_markdown(index=False, disable_numparse=True)
+
+
+def _html(value) -> str:
+    if isinstance(value, Number):
+        text = escape(value.text)
+        text = f"<b>{text}</b>" if value.best else text
+        return text + (f"<small>{escape(value.interval)}</small>" if value.interval else "")
+    return escape(str(value))
+
+
 def _html_table(table: pd.DataFrame) -> str:
     def line(values, tag: str) -> str:
-        return "".join(f"<{tag}>{escape(str(v))}</{tag}>" for v in values)
+        return "".join(f"<{tag}>{_html(v)}</{tag}>" for v in values)
 
+    mark = ' class="here"'
     rows = [
-        f'<tr class="{escape(str(row.get("source", "")))}">{line(row.values(), "td")}</tr>'
+        f"<tr{mark if row.get('source') == 'here' else ''}>{line(row.values(), 'td')}</tr>"
         for row in table.to_dict("records")
     ]
     return (
@@ -48,3 +131,30 @@ def _html_table(table: pd.DataFrame) -> str:
         + "\n".join(rows)
         + "\n</tbody></table>"
     )
+
+
+def _latex(value) -> str:
+    if isinstance(value, Number):
+        text = _latex_minus(value.text)
+        return rf"\textbf{{{text}}}" if value.best else text
+    return str(value).translate(_LATEX_ESCAPES)
+
+
+def _latex_minus(number: str) -> str:
+    return _latex(number).replace("-", "$-$")  # not a hyphen
+
+
+def _latex_table(table: pd.DataFrame) -> list[str]:
+    columns = "l" + "r" * (table.shape[1] - 1)
+    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
+    lines += [" & ".join(map(_latex, table.columns)) + r" \\", r"\midrule"]
+    for row in table.itertuples(index=False, name=None):
+        intervals = [v.interval if isinstance(v, Number) else "" for v in row]
+        line = " & ".join(map(_latex, row))
+        if not any(intervals):
+            lines.append(rf"{line} \\")
+            continue
+        # Intervals have a line of their own, or the table would be twice as wide.
+        small = [rf"{{\scriptsize {_latex_minus(i)}}}" if i else "" for i in intervals]
+        lines += [rf"{line} \\[-3pt]", " & ".join(small) + r" \\"]
+    return [*lines, r"\bottomrule", r"\end{tabular}"]

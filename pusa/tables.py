@@ -1,33 +1,42 @@
-"""Tables 1 and 2: published rows and ours side by side, as CSV, Markdown and HTML."""
+"""Tables 1 and 2: published rows, ours under them, and the difference.
 
+Every number of ours carries a 95 % bootstrap interval. What a difference is taken to depends on
+the scorer: VBench's scores compare with the published row; weight-free scores compare only with
+each other, and so with our main setting.
+"""
+
+from dataclasses import astuple
 from pathlib import Path
 
 import pandas as pd
 
-from pusa.aggregate import NAMES, SHORT, dimension_scores, restrict, total_scores
-from pusa.experiments import published_key
-from pusa.page import write_page
+from pusa.aggregate import METRICS, SHORT, restrict
+from pusa.experiments import Setting, main_setting, published_key
+from pusa.intervals import Interval, difference_intervals, score_intervals
+from pusa.page import score_cell, write_latex, write_page
 
+TITLE1 = "VBench-I2V leaderboard and this reproduction"
+TITLE2 = "Rank, inference steps, training iterations and alpha"
+NOT_VBENCH = " (rows of this run: weight-free scores, not VBench)"
 NOTICE = (
     "Rows marked here are weight-free stand-ins for VBench-I2V's dimensions, normalised and "
     "weighted as VBench-I2V does. They are not VBench numbers and cannot be compared with the "
     "published rows value by value, only in how they rise and fall."
 )
-METRICS = ("total", "i2v", "quality", *NAMES)
-
-
-def setting_scores(scores: pd.DataFrame) -> dict[str, float]:
-    """The nine dimensions, the halves and the total of one setting, in per cent."""
-    dimensions = dimension_scores(scores)
-    return {**total_scores(dimensions), **dimensions}
-
-
-def row_scores(row: dict, scores: dict[str, pd.DataFrame], subset: dict | None) -> dict:
-    """`setting_scores` of a row of the sheet on its prompts, and the number of its videos."""
-    videos = scores[row["setting"].name]
-    if row["prompts"] == "subset":
-        videos = restrict(videos, subset)
-    return {"videos": videos["file"].nunique(), **setting_scores(videos)}
+TO_PUBLISHED = "here - published"
+TO_MAIN = "here - main"
+#: Ablation groups of Table 2, as the paper letters them.
+ABLATIONS = {
+    "lora": "(a) LoRA configurations",
+    "steps": "(b) Inference steps",
+    "iterations": "(c) Training progression",
+}
+#: Groups whose published rows are the paper's own, not the leaderboard's; each has a row of ours.
+OWN_GROUPS = ("baseline", "ours", *ABLATIONS)
+HEADINGS = {"total": "Total", "i2v": "I2V", "quality": "Quality", **SHORT}
+UNITS = (
+    "In per cent, with 95 % bootstrap intervals over prompts in brackets; empty rows were not run."
+)
 
 
 def make_table1(
@@ -35,34 +44,30 @@ def make_table1(
     scores: dict[str, pd.DataFrame],
     published: pd.DataFrame,
     subset: dict[str, int] | None,
+    *,
+    allow_partial: bool = False,
 ) -> pd.DataFrame:
-    """Table 1: published models, then the rows of the sheet's table 1.
+    """Table 1: the leaderboard, with a row of ours under each of the paper's own rows.
 
     Args:
-        scores: per-video scores of each setting, by its name.
+        experiments: the sheet, from `pusa.experiments.read_experiments`.
+        scores: score table of each setting by its name; settings that were not run may be missing.
+        published: the published Table 1.
         subset: prompts of each kind that the sheet's ``subset`` stands for.
+        allow_partial: print the dimensions of settings that lack some, without a total.
+
+    Returns:
+        ``model, group, source, scorer, videos``, and for each of `METRICS` the value and its
+        interval's ends, ``<metric>_low`` and ``<metric>_high``, in per cent. ``source`` is
+        ``published`` (no interval), ``here`` (empty if not run), or the difference under it:
+        `TO_PUBLISHED`, our interval shifted, or `TO_MAIN`, paired by prompt and sample.
+
+    Raises:
+        ValueError: if settings differ in their scorer.
     """
-    rows = [
-        {
-            "model": row["model"],
-            "group": row["group"],
-            "source": "published",
-            "videos": None,
-            **_metrics(row),
-        }
-        for row in published.to_dict("records")
-    ]
-    for row in experiments[experiments["table"] == "1"].to_dict("records"):
-        setting = row["setting"]
-        rows.append(
-            {
-                "model": setting.label,
-                "group": row["group"],
-                "source": "here",
-                **row_scores(row, scores, subset),
-            }
-        )
-    return _with_counts(rows)
+    published = published.assign(published=published["model"])
+    rows = _interleave("1", published, experiments, scores, subset, allow_partial)
+    return _as_table(rows, ["model", "group"])
 
 
 def make_table2(
@@ -70,52 +75,203 @@ def make_table2(
     scores: dict[str, pd.DataFrame],
     published: pd.DataFrame,
     subset: dict[str, int] | None,
+    *,
+    allow_partial: bool = False,
 ) -> pd.DataFrame:
-    """Table 2: each published setting, and under it ours that stands beside it."""
-    ours = experiments[experiments["table"] == "2"]
+    """Table 2: each published setting, and under it ours that plays its part.
+
+    Arguments, result and errors are those of `make_table1`, with the columns ``group, rank,
+    iteration, alpha, steps`` in place of ``model, group``; ``published`` holds alpha as text.
+    """
+    published = published.assign(published=published_key(published))
+    rows = _interleave("2", published, experiments, scores, subset, allow_partial)
+    return _as_table(rows, ["group", "rank", "iteration", "alpha", "steps"])
+
+
+def _interleave(
+    number: str,
+    published: pd.DataFrame,
+    experiments: pd.DataFrame,
+    scores: dict[str, pd.DataFrame],
+    subset: dict[str, int] | None,
+    allow_partial: bool,
+) -> list[dict]:
+    """Published rows with ours under them; ours that stand beside none close their group."""
+    against_main = common_scorer(scores) == "weight_free"
+    main = main_row(experiments) if against_main else None
+    ours = experiments[experiments["table"] == number]
+
+    def run_rows(row: dict, beside: dict | None) -> list[dict]:
+        setting, here = row["setting"], row_videos(row, scores, subset)
+        labels = {"group": row["group"], **_labels(setting)}
+        if here is None:
+            return [{**labels, "source": "here"}]
+        labels["scorer"] = here["scorer"].iloc[0]
+        values = score_intervals(here, allow_partial=allow_partial)
+        rows = [{**labels, "source": "here", "videos": here["file"].nunique(), **_columns(values)}]
+        if against_main and setting != main["setting"]:
+            change = row_differences(main, row, scores, subset, allow_partial=allow_partial)
+            if change is not None:
+                rows.append({**labels, "source": TO_MAIN, **_columns(change)})
+        elif not against_main and beside is not None:
+            shift = {m: Interval(*(x - beside[m] for x in astuple(values[m]))) for m in METRICS}
+            rows.append({**labels, "source": TO_PUBLISHED, **_columns(shift)})
+        return rows
+
     rows = []
-    for row, key in zip(published.to_dict("records"), published_key(published), strict=True):
-        place = {c: row[c] for c in ("group", "rank", "iteration", "alpha", "steps")}
-        rows.append({**place, "source": "published", "videos": None, **_metrics(row)})
-        beside = ours[(ours["group"] == row["group"]) & (ours["published"] == key)]
-        rows += [_table2_row(r, scores, subset) for r in beside.to_dict("records")]
-    alone = ours[ours["published"] == ""]
-    rows += [_table2_row(r, scores, subset) for r in alone.to_dict("records")]
-    return _with_counts(rows)
+    for group, members in published.groupby("group", sort=False):
+        in_group = ours[ours["group"] == group]
+        for row in members.to_dict("records"):
+            rows.append({**row, "source": "published"})
+            beside = in_group[in_group["published"] == row["published"]].to_dict("records")
+            for own in beside:
+                rows += run_rows(own, row)
+            if not beside and group in OWN_GROUPS:
+                rows.append({"group": group, "source": "here"})
+        for own in in_group[in_group["published"] == ""].to_dict("records"):
+            rows += run_rows(own, None)
+    return rows
 
 
-def _with_counts(rows: list[dict]) -> pd.DataFrame:
-    """Rows as a table, in which counts stay whole numbers where some rows have none."""
-    table = pd.DataFrame(rows)
-    counts = [c for c in ("rank", "iteration", "videos") if c in table.columns]
-    return table.astype(dict.fromkeys(counts, "Int64"))
+def row_videos(
+    row: dict, scores: dict[str, pd.DataFrame], subset: dict[str, int] | None
+) -> pd.DataFrame | None:
+    """The score table of a row of the sheet on its prompts; None if it was not run."""
+    videos = scores.get(row["setting"].name)
+    if videos is None or row["prompts"] == "all":
+        return videos
+    return restrict(videos, subset)
 
 
-def _table2_row(row: dict, scores: dict[str, pd.DataFrame], subset: dict | None) -> dict:
-    setting = row["setting"]
+def row_differences(
+    before: dict,
+    after: dict,
+    scores: dict[str, pd.DataFrame],
+    subset: dict[str, int] | None,
+    *,
+    allow_partial: bool = False,
+) -> dict[str, Interval] | None:
+    """``after - before`` of two rows of the sheet, on the prompts that both ask for.
+
+    Returns:
+        `difference_intervals` by metric, in per cent; None if one of the rows was not run.
+    """
+    prompts = "subset" if "subset" in (before["prompts"], after["prompts"]) else "all"
+    pair = [row_videos({**row, "prompts": prompts}, scores, subset) for row in (before, after)]
+    if any(videos is None for videos in pair):
+        return None
+    if allow_partial:  # of what both have
+        first, second = (set(videos["file"]) for videos in pair)
+        pair = [videos[videos["file"].isin(first & second)] for videos in pair]
+    return difference_intervals(*pair, allow_partial=allow_partial)
+
+
+def common_scorer(scores: dict[str, pd.DataFrame]) -> str:
+    """What scored all settings, ``vbench`` or ``weight_free``; empty if none was run.
+
+    Raises:
+        ValueError: if they were not all scored by the same.
+    """
+    found = {s: name for name, videos in scores.items() for s in videos["scorer"].unique()}
+    if len(found) > 1:
+        examples = ", ".join(f"{found[scorer]} by {scorer}" for scorer in sorted(found))
+        raise ValueError(f"settings are scored differently: {examples}; expected one scorer")
+    return next(iter(found), "")
+
+
+def main_row(experiments: pd.DataFrame) -> dict:
+    """The sheet's row of the main setting in Table 1."""
+    main = main_setting(experiments)
+    rows = experiments[(experiments["table"] == "1") & (experiments["setting"] == main)]
+    return rows.iloc[0].to_dict()
+
+
+def _labels(setting: Setting) -> dict:
     return {
-        "group": row["group"],
+        "model": setting.label,
         "rank": setting.rank,
         "iteration": setting.iteration,
         "alpha": "" if setting.alpha is None else str(setting.alpha),
         "steps": setting.steps,
-        "source": "here",
-        **row_scores(row, scores, subset),
     }
 
 
-def _metrics(row: dict) -> dict[str, float]:
-    return {name: row[name] for name in METRICS}
+def _columns(values: dict[str, Interval]) -> dict[str, float]:
+    return {
+        name + end: number
+        for name, interval in values.items()
+        for end, number in zip(("", "_low", "_high"), astuple(interval), strict=True)
+    }
 
 
-def write_table(table: pd.DataFrame, out: Path, title: str, scale: str) -> None:
-    """Write ``out`` with the suffixes ``.csv``, ``.md`` and ``.html``."""
-    table.to_csv(out.with_suffix(".csv"), index=False, float_format="%.2f")
-    shown = table.rename(columns=SHORT).map(_cell)
-    write_page(title, [("", f"{scale} {NOTICE}", shown)], out)
+def _as_table(rows: list[dict], labels: list[str]) -> pd.DataFrame:
+    """Rows as a table, in which counts stay whole numbers where some rows have none."""
+    metrics = [name + end for name in METRICS for end in ("", "_low", "_high")]
+    table = pd.DataFrame(rows, columns=[*labels, "source", "scorer", "videos", *metrics])
+    counts = [c for c in ("rank", "iteration", "steps", "videos") if c in table.columns]
+    return table.astype(dict.fromkeys(counts, "Int64")).astype(dict.fromkeys(metrics, float))
 
 
-def _cell(value) -> str:
-    if pd.isna(value):
-        return ""
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+def write_table1(table: pd.DataFrame, out: Path, scale: str) -> None:
+    """Write Table 1 to ``out`` with the suffixes .csv, .md, .html and .tex.
+
+    Args:
+        table: from `make_table1`.
+        scale: sentences for the caption on what was run: model, prompts, samples, cost.
+    """
+    _write_page(f"Table 1: {TITLE1}", table, scale, out)
+    title, text = _caption(TITLE1, table, scale)
+    write_latex(title, [("", text, _shown(table))], out)
+
+
+def write_table2(table: pd.DataFrame, out: Path, scale: str) -> None:
+    """Write Table 2 as `write_table1` does; in LaTeX, ablation groups are tables of their own."""
+    _write_page(f"Table 2: {TITLE2}", table, scale, out)
+    title, text = _caption(TITLE2, table, scale)
+    parts = {heading: table[table["group"] == group] for group, heading in ABLATIONS.items()}
+    sections = [(h, text, _shown(part).drop(columns="group")) for h, part in parts.items()]
+    write_latex(title, sections, out)
+
+
+def _write_page(title: str, table: pd.DataFrame, scale: str, out: Path) -> None:
+    table.to_csv(out.with_suffix(".csv"), index=False)
+    title, text = _caption(title, table, scale)
+    write_page(title, [("", text, _shown(table))], out)
+
+
+def _caption(title: str, table: pd.DataFrame, scale: str) -> tuple[str, str]:
+    """Title and text, which say what the numbers are and what they are compared with."""
+    text = f"{scale} {UNITS}".strip()
+    if (table["scorer"] == "weight_free").any():
+        return title + NOT_VBENCH, (
+            f"{text} Differences are to our main setting, paired by prompt and sample. Best in "
+            f"each column in bold, of the published rows and of ours apart. {NOTICE}"
+        )
+    return title, (
+        f"{text} Differences are to the published row, whose own uncertainty is not known. Best "
+        "in each column in bold."
+    )
+
+
+def _shown(table: pd.DataFrame) -> pd.DataFrame:
+    """Cells as they are printed: two decimals, intervals, and the best of each column bold.
+
+    Best is meant within Table 1, and within each ablation group of Table 2.
+    """
+    is_difference = table["source"].isin([TO_PUBLISHED, TO_MAIN])
+    contest = pd.Series("", table.index) if "model" in table.columns else table["group"]
+    if (table["scorer"] == "weight_free").any():  # not comparable with published numbers
+        contest = contest.str.cat(table["source"])
+    contest = contest.mask(is_difference)
+    labels = table.columns[: table.columns.get_loc("total")].drop("scorer")
+    shown = table[labels].astype(object).where(table[labels].notna(), "")
+    shown.loc[is_difference, labels.drop(["group", "source"])] = ""
+    for metric in METRICS:
+        printed = table[metric].round(2)  # equal numbers in print are equally good
+        best = printed == printed.groupby(contest).transform("max")
+        rows = zip(table[metric], table[f"{metric}_low"], table[f"{metric}_high"], strict=True)
+        shown[HEADINGS[metric]] = [
+            score_cell(*row, sign="+" if change else "", best=first)
+            for row, change, first in zip(rows, is_difference, best, strict=True)
+        ]
+    return shown

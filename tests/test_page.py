@@ -1,20 +1,25 @@
+import math
+import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
 
-from pusa.page import write_page
+from pusa.page import Number, score_cell, write_latex, write_page
 
-HOSTILE = "<script>alert('x')</script> & \"quotes\""
+HOSTILE = "<script>alert('x')</script> & \"quotes\" | *a* `b` $c$ 50% #1 x_y ^ ~ {d} \\e"
 
 
 @pytest.fixture
 def page(tmp_path):
-    """A function that writes a page and returns its Markdown and HTML."""
+    """A function that writes a page and returns its Markdown, HTML and LaTeX."""
 
     def write(title, sections):
         write_page(title, sections, tmp_path / "page")
-        return ((tmp_path / f"page.{kind}").read_text() for kind in ("md", "html"))
+        write_latex(title, sections, tmp_path / "page")
+        return ((tmp_path / f"page.{kind}").read_text() for kind in ("md", "html", "tex"))
 
     return write
 
@@ -35,28 +40,99 @@ class Reader(HTMLParser):
             self.cells[-1] += data
 
 
-def test_everything_is_escaped(page):
+def test_html_is_escaped(page):
     table = pd.DataFrame([{HOSTILE: HOSTILE, "source": HOSTILE}])
-    _, html = page(HOSTILE, [(HOSTILE, HOSTILE, table)])
+    _, html, _ = page(HOSTILE, [(HOSTILE, HOSTILE, table)])
     reader = Reader(html)
     assert "script" not in reader.tags
     assert [cell.strip() for cell in reader.cells] == [HOSTILE, "source", HOSTILE, HOSTILE]
 
 
+def test_markdown_is_escaped(page):
+    markdown, _, _ = page(
+        "Title", [("", HOSTILE, pd.DataFrame([{"a": HOSTILE, "b": "two\nlines"}]))]
+    )
+    text, *table = [line for line in markdown.splitlines()[1:] if line]
+    assert not re.search(r"(?<!\\)[<|*`]", text)
+    assert [len(re.findall(r"(?<!\\)\|", line)) for line in table] == [3, 3, 3]
+    assert "two lines" in table[2]
+
+
+def test_latex_is_escaped(page):
+    _, _, latex = page(HOSTILE, [("", HOSTILE, pd.DataFrame([{"a": HOSTILE, "b": "[first"}]))])
+    caption = next(line for line in latex.splitlines() if "caption" in line)
+    plain = re.sub(r"\\text[a-z]+\{\}|\\[&%$#_{}]|\\caption", "", caption)
+    assert not re.search(r"[&%$#_^~\\<>|]", plain)
+    assert latex.count(r"50\% \#1 x\_y \textasciicircum{} \textasciitilde{} \{d\}") == 3
+    assert r"{[}first \\" in latex  # a bare bracket would be an option of the line above
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
+def test_latex_compiles(page, tmp_path):
+    cells = {"model": [HOSTILE, "[b"], "Total": [Number("-1.00", "[-2.00, -0.50]", True), ""]}
+    page(HOSTILE, [("(a)", HOSTILE, pd.DataFrame(cells)), ("(b)", "b", pd.DataFrame(cells))])
+    document = (
+        r"\documentclass{article}\usepackage{booktabs,graphicx}"
+        r"\begin{document}\input{page.tex}\end{document}"
+    )
+    (tmp_path / "document.tex").write_text(document)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "document.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_numbers(page):
+    table = pd.DataFrame(
+        {
+            "model": ["a-b", "c"],
+            "Total": [Number("-1.25", "[-2.00, -0.50]"), Number("87.32", best=True)],
+        }
+    )
+    markdown, html, latex = page("Title", [("", "text", table)])
+    assert "| a-b     | -1.25 [-2.00, -0.50] |" in markdown
+    assert "| **87.32**            |" in markdown
+    assert "<td>-1.25<small>[-2.00, -0.50]</small></td>" in html
+    assert "<td><b>87.32</b></td>" in html
+    lines = latex.splitlines()
+    at = lines.index(r"a-b & $-$1.25 \\[-3pt]")
+    assert lines[at + 1] == r" & {\scriptsize {[}$-$2.00, $-$0.50]} \\"
+    assert lines[at + 2] == r"c & \textbf{87.32} \\"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "expected"),
+    [
+        ((87.316, 86.0, 88.449), {}, Number("87.32", "[86.00, 88.45]")),
+        ((0.5, -0.25, 1.25), {"sign": "+"}, Number("+0.50", "[-0.25, +1.25]")),
+        ((99.0,), {"best": True}, Number("99.00", "", True)),
+        ((5.0, math.nan, math.nan), {}, Number("5.00")),
+        ((math.nan, math.nan, math.nan), {"best": True}, ""),
+    ],
+)
+def test_score_cell(arguments, options, expected):
+    assert score_cell(*arguments, **options) == expected
+
+
 def test_our_rows_are_highlighted(page):
-    table = pd.DataFrame({"model": ["a", "b"], "source": ["published", "here"]})
-    _, html = page("Title", [("", "text", table)])
-    assert html.count('<tr class="here">') == 1
-    assert html.index('<tr class="published">') < html.index('<tr class="here">')
+    table = pd.DataFrame({"model": list("abc"), "source": ["published", "here", "here - main"]})
+    _, html, _ = page("Title", [("", "text", table)])
+    assert re.findall(r"<tr( class=\"here\")?><td>(.)", html) == [
+        ("", "a"),
+        (' class="here"', "b"),
+        ("", "c"),
+    ]
 
 
 def test_sections_in_order(page):
     table = pd.DataFrame({"x": ["1.50"]})
-    markdown, html = page("Title", [("", "intro", table), ("Losses", "more", table)])
-    for text in (markdown, html):
+    markdown, html, latex = page("Title", [("", "intro", table), ("Losses", "more", table)])
+    for text in (markdown, html, latex):
         places = [text.index(words) for words in ("intro", "Losses", "more")]
         assert places == sorted(places)
     assert markdown.startswith("# Title\n")
     assert "## Losses" in markdown
     assert markdown.count("| 1.50 |") == 2  # shown as it is, not as 1.5
     assert html.count("<h2>") == 1  # an empty heading is left out
+    assert latex.count(r"\begin{table*}") == latex.count(r"\end{table*}") == 2
+    assert r"\caption{Title. intro}" in latex
+    assert r"\caption{Title. Losses. more}" in latex

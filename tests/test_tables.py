@@ -1,36 +1,59 @@
 from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from pusa.aggregate import NAMES, total_scores
-from pusa.experiments import Setting, check_published
-from pusa.tables import make_table1, make_table2, row_scores, setting_scores, write_table
+from pusa.aggregate import METRICS, NAMES, total_scores
+from pusa.experiments import Setting, check_published, read_experiments
+from pusa.intervals import score_intervals
+from pusa.tables import (
+    common_scorer,
+    make_table1,
+    make_table2,
+    row_differences,
+    row_videos,
+    write_table1,
+    write_table2,
+)
 
 PUBLISHED = Path(__file__).parents[1] / "config" / "published"
 MAIN = Setting(model="pusa", task="i2v", steps=10, rank=64, iteration=300, alpha=1.4, seed=0)
 BASE = Setting(model="base", task="i2v", steps=10)
+MAIN_ROW = ("1", "ours", "Ours", "all", MAIN)
+
+KINDS = ["subject"] * 4 + ["background"] * 4 + ["camera"] * 4
+SUBSET = {"subject": 2, "background": 2, "camera": 2}
+TAKEN = (0, 2, 4, 6, 8, 10)  # the subset's prompts of KINDS
 
 
-KINDS = ["subject"] * 4 + ["background"] * 2 + ["camera"] * 2
-SUBSET = {"subject": 2, "background": 1, "camera": 1}
-TAKEN = (0, 2, 4, 6)  # the subset's prompts of KINDS
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    monkeypatch.setattr("pusa.intervals.RESAMPLES", 200)
 
 
-def scores(value, samples=1, other=None):
-    """Scores of eight prompts; ``other`` is the value of those that are not in the subset."""
+def scores(value, *, samples=1, other=None, spread=0.0, scorer="weight_free", names=NAMES):
+    """Scores of twelve prompts.
+
+    ``other`` is the value of those that are not in the subset; of each kind, half are ``spread``
+    below and half above.
+    """
     return pd.DataFrame(
         {
-            "file": f"{index}-{sample}.mp4",
+            "file": f"{index:04d}-{sample}.mp4",
             "index": index,
+            "sample": sample,
             "kind": kind,
             "dimension": name,
-            "value": value if other is None or index in TAKEN else other,
+            "value": (value if other is None or index in TAKEN else other)
+            + (spread if index % 4 > 1 else -spread),
+            "frames": 9,
+            "scorer": scorer,
         }
         for index, kind in enumerate(KINDS)
         for sample in range(samples)
-        for name in NAMES
+        for name in names
     )
 
 
@@ -48,60 +71,236 @@ def table2():
     return pd.read_csv(PUBLISHED / "table2.csv", dtype={"alpha": str})
 
 
-def test_setting_scores():
-    found = setting_scores(scores(0.6))
-    assert {name: found[name] for name in NAMES} == pytest.approx(dict.fromkeys(NAMES, 60.0))
-    expected = total_scores(dict.fromkeys(NAMES, 60.0))
-    assert {name: found[name] for name in expected} == pytest.approx(expected)
+def of_source(table, source):
+    return table[table["source"] == source]
 
 
 def test_rows_count_their_own_prompts():
     """One setting's videos of all prompts serve a row on all, and one on the subset."""
     videos = {MAIN.name: scores(0.9, samples=5, other=0.5)}
-    everything = row_scores({"setting": MAIN, "prompts": "all"}, videos, SUBSET)
-    part = row_scores({"setting": MAIN, "prompts": "subset"}, videos, SUBSET)
-    assert (everything["videos"], part["videos"]) == (8 * 5, 4 * 5)
-    assert everything["i2v_subject"] == pytest.approx(70)
-    assert part["i2v_subject"] == pytest.approx(90)
+    everything = row_videos({"setting": MAIN, "prompts": "all"}, videos, SUBSET)
+    part = row_videos({"setting": MAIN, "prompts": "subset"}, videos, SUBSET)
+    assert (everything["file"].nunique(), part["file"].nunique()) == (12 * 5, 6 * 5)
+    assert set(part["value"]) == {0.9}
+    assert row_videos({"setting": BASE, "prompts": "all"}, videos, SUBSET) is None
 
 
-def test_table1_has_published_rows_then_ours(table1):
-    rows = sheet(
-        ("1", "baseline", "", "subset", BASE),
-        ("1", "ours", "Ours", "all", MAIN),
-        ("2", "lora", "", "subset", MAIN),
-    )
+def test_table1_puts_ours_under_the_papers_own_rows(table1):
+    rows = sheet(("1", "baseline", "", "subset", BASE), MAIN_ROW, ("2", "lora", "", "all", MAIN))
     table = make_table1(rows, {MAIN.name: scores(0.9), BASE.name: scores(0.5)}, table1, SUBSET)
-    assert list(table["source"]) == ["published"] * 16 + ["here"] * 2
-    assert list(table["model"][16:]) == [BASE.label, MAIN.label]
-    assert table["i2v_subject"].tolist()[15:] == [97.64, 50, pytest.approx(90)]
-    assert table["total"][15] == 87.32
-    assert list(table.columns[:5]) == ["model", "group", "source", "videos", "total"]
-    assert table["videos"].isna().tolist() == [True] * 16 + [False] * 2
-    assert list(table["videos"][16:]) == [4, 8]
+    assert list(table["source"]) == [
+        *["published"] * 15,
+        *["here", "here", "here - main"],  # Wan-I2V, which was not run; the base
+        *["published", "here"],
+    ]
+    assert list(table["model"][[14, 16, 17, 18, 19]]) == [
+        "Wan-I2V",
+        BASE.label,
+        BASE.label,
+        "Ours",
+        MAIN.label,
+    ]
+    assert list(of_source(table, "published")["model"]) == list(table1["model"])
+    assert table.loc[18, "total"] == 87.32
+    assert table.loc[16, "i2v_subject"] == pytest.approx(50)
+    assert table.loc[17, "i2v_subject"] == pytest.approx(-40)
+    assert table.loc[19, "i2v_subject"] == pytest.approx(90)
+    assert list(table["videos"][[16, 19]]) == [6, 12]
+    assert list(table["scorer"][[16, 19]]) == ["weight_free"] * 2
+    bounds = [f"{name}_{end}" for name in METRICS for end in ("low", "high")]
+    assert of_source(table, "published")[bounds].isna().all(axis=None)
+
+
+def test_rows_that_were_not_run_are_empty(table1, table2):
+    """Not in the sheet, or in it without scores; never filled from the paper."""
+    rows = sheet(MAIN_ROW, ("2", "steps", "512/900/1.4/2", "all", replace(MAIN, steps=2)))
+    one = make_table1(rows, {}, table1, SUBSET)
+    two = make_table2(rows, {}, table2, SUBSET)
+    assert list(one["source"].value_counts()) == [16, 2]
+    assert list(two["source"]) == ["published", "here"] * 32
+    for table in (one, two):
+        numbers = table.columns[list(table.columns).index("scorer") :]
+        assert of_source(table, "here")[numbers].isna().all(axis=None)
+    known = of_source(two, "here").dropna(subset=["steps"])
+    assert known["steps"].tolist() == [2]
+    assert two.loc[known.index[0] - 1, "steps"] == 2
 
 
 def test_table2_puts_ours_under_the_published_row(table2):
     rows = sheet(
+        MAIN_ROW,
         ("2", "steps", "512/900/1.4/10", "subset", MAIN),
         ("2", "steps", "", "subset", replace(MAIN, steps=7)),
-        ("1", "ours", "", "all", MAIN),
     )
     values = {s.name: scores(0.7) for s in rows["setting"]}
     table = make_table2(rows, values, table2, SUBSET)
-    assert list(table["source"]).count("published") == len(table2) == 32
-    assert len(table) == 34
-    (at, last) = table.index[table["source"] == "here"]
-    above = table.loc[at - 1]
+    at, alone = table.index[table["scorer"].notna() & (table["source"] == "here")]
     place = ["group", "rank", "iteration", "alpha", "steps"]
-    assert list(above[place]) == ["steps", 512, 900, "1.4", 10]
+    assert list(table.loc[at - 1, place]) == ["steps", 512, 900, "1.4", 10]
+    assert table.loc[at - 1, "total"] == 87.69
     assert list(table.loc[at, place]) == ["steps", 64, 300, "1.4", 10]
-    assert above["total"] == 87.69
     assert table.loc[at, "i2v_subject"] == pytest.approx(70)
-    assert table.loc[at, "videos"] == 4
-    assert pd.isna(above["videos"])
-    assert last == 33  # beside no published row
-    assert table.loc[last, "steps"] == 7
+    assert table.loc[at, "videos"] == 6
+    # What stands beside no published row closes its group.
+    assert list(table.loc[alone, place]) == ["steps", 64, 300, "1.4", 7]
+    assert list(table.loc[alone + 1 : alone + 2, "group"]) == ["steps", "iterations"]
+
+
+def test_vbench_differs_from_the_published_row(table1, table2):
+    rows = sheet(MAIN_ROW, ("1", "baseline", "", "all", BASE))
+    videos = scores(0.7, spread=0.1, scorer="vbench")
+    table = make_table1(rows, {MAIN.name: videos, BASE.name: videos}, table1, None)
+    assert list(table["source"].value_counts().loc[["here", "here - published"]]) == [3, 1]
+    (difference,) = of_source(table, "here - published").to_dict("records")
+    found = score_intervals(videos)
+    assert found["imaging_quality"].low < 70 < found["imaging_quality"].high
+    for name, printed in {"total": 87.32, "imaging_quality": 68.27, "dynamic_degree": 52.6}.items():
+        ours = found[name]
+        assert difference[name] == pytest.approx(ours.value - printed)
+        assert difference[f"{name}_low"] == pytest.approx(ours.low - printed)
+        assert difference[f"{name}_high"] == pytest.approx(ours.high - printed)
+
+
+def test_weight_free_differs_from_the_main_setting(table2):
+    """Each on its own prompts; the difference on those that both have."""
+    better = replace(MAIN, alpha=1.7)
+    rows = sheet(
+        MAIN_ROW,
+        ("2", "iterations", "512/900/1.4/10", "subset", MAIN),
+        ("2", "iterations", "512/900/1.7/10", "subset", better),
+    )
+    values = {
+        MAIN.name: scores(0.6, other=0.1, spread=0.05),
+        better.name: scores(0.8, spread=0.05),
+    }
+    values[better.name] = values[better.name][values[better.name]["index"].isin(TAKEN)]
+    table = make_table2(rows, values, table2, SUBSET)
+    (difference,) = of_source(table, "here - main").to_dict("records")  # none to itself
+    assert difference["alpha"] == "1.7"
+    assert pd.isna(difference["videos"])
+    ends = [difference[f"i2v_subject{end}"] for end in ("", "_low", "_high")]
+    assert ends == pytest.approx([20, 20, 20])  # the spread is the prompts', and cancels
+    expected = [total_scores(dict.fromkeys(NAMES, v))["total"] for v in (80, 60)]
+    assert difference["total"] == pytest.approx(expected[0] - expected[1])
+
+
+def test_partial_scores(table1):
+    rows = sheet(MAIN_ROW, ("1", "baseline", "", "all", BASE))
+    part = scores(0.9, names=NAMES[:-1])
+    values = {MAIN.name: part[part["index"] != 3], BASE.name: part[part["index"] != 1]}
+    with pytest.raises(ValueError, match="camera_motion"):
+        make_table1(rows, values, table1, None)
+    table = make_table1(rows, values, table1, None, allow_partial=True)
+    ours = of_source(table, "here").dropna(subset="scorer")
+    assert ours["i2v_subject"].tolist() == pytest.approx([90, 90])
+    assert ours["videos"].tolist() == [11, 11]
+    assert ours[["total", "i2v", "quality", "camera_motion"]].isna().all(axis=None)
+    both = of_source(table, "here - main")
+    assert both["i2v_subject"].tolist() == pytest.approx([0])
+    assert both["total"].isna().all()
+
+
+def test_settings_on_other_videos_are_not_compared():
+    values = {MAIN.name: scores(0.9), BASE.name: scores(0.9, samples=2)}
+    before, after = ({"prompts": "all", "setting": s} for s in (BASE, MAIN))
+    with pytest.raises(ValueError, match="must have the same videos"):
+        row_differences(before, after, values, None)
+    assert row_differences(before, after, {MAIN.name: scores(0.9)}, None) is None
+
+
+def test_scorers_are_not_mixed(table1):
+    values = {MAIN.name: scores(0.9), BASE.name: scores(0.9, scorer="vbench")}
+    message = f"{BASE.name} by vbench, {MAIN.name} by weight_free; expected one scorer"
+    with pytest.raises(ValueError, match=message):
+        make_table1(sheet(MAIN_ROW), values, table1, None)
+    assert common_scorer({}) == ""
+
+
+class Bold(HTMLParser):
+    """Texts in bold by column heading, and all cells by row."""
+
+    def __init__(self, file):
+        super().__init__()
+        self.rows, self.bold, self.tag = [], [], ""
+        self.feed(file.read_text())
+        self.head, self.rows = self.rows[0], self.rows[1:]
+
+    def handle_starttag(self, tag, attrs):
+        self.tag = tag
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_data(self, data):
+        if self.tag in ("td", "th", "b"):
+            self.rows[-1][-1] += data.strip()
+        if self.tag == "b":
+            self.bold.append((len(self.rows) - 2, len(self.rows[-1]) - 1))
+
+    def handle_endtag(self, tag):
+        self.tag = ""
+
+    def by_column(self):
+        found = {}
+        for row, column in self.bold:
+            found.setdefault(self.head[column], []).append(self.rows[row][0])
+        return found
+
+
+BEST = {  # of the published Table 1, by eye; CogVideoX1.5-5B as it is printed
+    "Total": ["Magi-1"],
+    "I2V": ["Magi-1"],
+    "Quality": ["Magi-1"],
+    "SC": ["Animate-Anything"],
+    "BC": ["VideoCrafter"],
+    "MS": ["STIV (Apple)"],
+    "DD": ["DynamiCrafter-512"],
+    "AQ": ["CogVideoX1.5-5B"],
+    "IQ": ["CogVideoX1.5-5B"],
+    "I2V-S": ["STIV (Apple)"],
+    "I2V-B": ["Ours"],
+    "CM": ["Gen-4-I2V (API)"],
+}
+
+
+def test_best_published_rows_are_bold(tmp_path, table1):
+    write_table1(make_table1(sheet(MAIN_ROW), {}, table1, None), tmp_path / "table1", "")
+    assert Bold(tmp_path / "table1.html").by_column() == BEST
+
+
+def test_vbench_competes_with_the_published_rows(tmp_path, table1):
+    """A tie in print is a tie; 97.069 would be 97.07."""
+    videos = scores(0.9707 - 1e-5, scorer="vbench")
+    write_table1(
+        make_table1(sheet(MAIN_ROW), {MAIN.name: videos}, table1, None), tmp_path / "t", ""
+    )
+    won = [name for name in BEST if name in ("Total", "I2V", "Quality", "DD", "AQ", "CM")]
+    expected = BEST | {name: [MAIN.label] for name in won}
+    expected["IQ"] = ["CogVideoX1.5-5B", MAIN.label]
+    found = Bold(tmp_path / "t.html").by_column()
+    assert found == expected
+
+
+def test_weight_free_scores_have_a_best_of_their_own(tmp_path, table1):
+    rows = sheet(MAIN_ROW, ("1", "baseline", "", "all", BASE))
+    values = {MAIN.name: scores(0.99), BASE.name: scores(0.2)}
+    write_table1(make_table1(rows, values, table1, None), tmp_path / "t", "")
+    expected = {name: [*models, MAIN.label] for name, models in BEST.items()}
+    assert Bold(tmp_path / "t.html").by_column() == expected
+
+
+def test_best_of_each_ablation_group_is_bold(tmp_path, table2):
+    write_table2(make_table2(sheet(MAIN_ROW), {}, table2, None), tmp_path / "table2", "")
+    page = Bold(tmp_path / "table2.html")
+    totals = [r for r, column in page.bold if page.head[column] == "Total"]
+    assert [page.rows[r][:5] + page.rows[r][7:8] for r in totals] == [
+        ["lora", "512", "750", "1.7", "10", "87.11"],
+        ["steps", "512", "900", "1.4", "20", "87.84"],
+        ["iterations", "512", "900", "1.4", "10", "87.69"],
+    ]
+    smooth = [r for r, column in page.bold if page.head[column] == "MS"]
+    assert [page.rows[r][4] for r in smooth] == ["10", "5", "10"]
 
 
 @pytest.mark.parametrize(
@@ -128,56 +327,75 @@ FULL = replace(MAIN, rank=None, alpha=None)
     ("setting", "iteration"), [(BASE, ""), (FULL, "300")], ids=["base", "full"]
 )
 def test_table2_takes_what_has_no_lora(tmp_path, table2, setting, iteration):
-    rows = sheet(("2", "steps", "", "all", setting))
+    rows = sheet(MAIN_ROW, ("2", "iterations", "", "all", setting))
     table = make_table2(rows, {setting.name: scores(0.5)}, table2, SUBSET)
-    assert len(table) == 33
-    write_table(table, tmp_path / "table2", "Table 2", "")
+    write_table2(table, tmp_path / "table2", "")
     cells = (tmp_path / "table2.csv").read_text().splitlines()
     assert cells[1].startswith("lora,256,750,1.0,10,published,,")  # ranks stay whole numbers
-    assert cells[-1].startswith(f"steps,,{iteration},,10,here,8,")
+    assert cells[-1].startswith(f"iterations,,{iteration},,10,here,weight_free,12,")
     lines = (tmp_path / "table2.md").read_text().splitlines()
     shown = [[cell.strip() for cell in line.split("|")[1:8]] for line in lines]
     assert ["lora", "256", "750", "1.0", "10", "published", ""] in shown
-    assert ["steps", "", iteration, "", "10", "here", "8"] in shown
+    assert ["iterations", "", iteration, "", "10", "here", "12"] in shown
 
 
 def test_table2_keeps_the_digits_of_alpha(table2):
     setting = replace(MAIN, alpha=1.25)
-    rows = sheet(("2", "lora", "", "all", setting))
+    rows = sheet(MAIN_ROW, ("2", "iterations", "", "all", setting))
     table = make_table2(rows, {setting.name: scores(0.5)}, table2, SUBSET)
     assert table["alpha"].iloc[-1] == "1.25"
 
 
-def test_our_sheets_fit_the_published_tables(table1, table2):
-    from pusa.experiments import read_experiments
-
-    counts = {"experiments": 32, "demo_experiments": 22, "released_experiments": 8}
-    for name, count in counts.items():
-        rows = read_experiments(PUBLISHED.parent / f"{name}.tsv", seed=0)
-        values = {s.name: scores(0.7) for s in rows["setting"]}
-        here = make_table2(rows, values, table2, SUBSET)["source"].eq("here")
-        assert here.sum() == (rows["table"] == "2").sum() == count
-        # Each of ours is right under its published row.
-        assert not here[[i - 1 for i in here.index[here]]].any()
-        assert make_table1(rows, values, table1, SUBSET)["source"].eq("here").sum() == 2
+@pytest.mark.parametrize(
+    ("name", "count"), [("experiments", 32), ("demo_experiments", 22), ("released_experiments", 8)]
+)
+def test_our_sheets_fit_the_published_tables(table1, table2, name, count):
+    rows = read_experiments(PUBLISHED.parent / f"{name}.tsv", seed=0)
+    values = {s.name: scores(0.7, scorer="vbench") for s in rows["setting"]}
+    two = make_table2(rows, values, table2, SUBSET)
+    run = two["scorer"].notna() & (two["source"] == "here")
+    assert run.sum() == (rows["table"] == "2").sum() == count
+    # Each of ours is right under its published row.
+    assert set(two.loc[two.index[run] - 1, "source"]) == {"published"}
+    one = make_table1(rows, values, table1, SUBSET)
+    assert (one["scorer"].notna() & (one["source"] == "here")).sum() == 2
 
 
 def test_files(tmp_path, table1):
-    rows = sheet(("1", "ours", "Ours", "all", MAIN))
-    table = make_table1(rows, {MAIN.name: scores(0.123456)}, table1, None)
-    write_table(table, tmp_path / "table1", "Table 1 & ours", "A run on two cores.")
+    rows = sheet(MAIN_ROW)
+    videos = scores(0.123456789, spread=0.1)
+    table = make_table1(rows, {MAIN.name: videos}, table1, None)
+    write_table1(table, tmp_path / "table1", "A run of 50 % & two cores.")
     back = pd.read_csv(tmp_path / "table1.csv")
     assert back["source"].tolist() == table["source"].tolist()
-    assert back["i2v_subject"].iloc[-1] == 12.35
+    assert back["i2v_subject"].iloc[-1] == pytest.approx(12.3456789)  # all digits, no marks
+    assert back["i2v_subject_low"].iloc[-1] < 12 < back["i2v_subject_high"].iloc[-1]
     assert pd.isna(back["total"][12])  # SVD-XT-1.1 prints none
-    markdown = (tmp_path / "table1.md").read_text()
-    html = (tmp_path / "table1.html").read_text()
-    for text in (markdown, html):
-        assert "A run on two cores." in text
+    low, high = (back[f"i2v_subject_{end}"].iloc[-1] for end in ("low", "high"))
+    markdown, html, latex = ((tmp_path / f"table1.{k}").read_text() for k in ("md", "html", "tex"))
+    assert f"**12.35** [{low:.2f}, {high:.2f}]" in markdown
+    for text in (markdown, html, latex):
+        assert "A run of 50" in text
         assert "They are not VBench numbers" in text
         assert "I2V-S" in text
-        assert "12.35" in text
-        assert "videos" in text
-        assert "nan" not in text.lower().replace("dynamicrafter", "")
-    assert html.count('class="here"') == 1
-    assert "Table 1 &amp; ours" in html
+        assert "nan" not in text.lower()
+    assert "A run of 50 % &amp; two" in html
+    assert r"A run of 50 \% \& two" in latex
+    assert html.count('class="here"') == 2  # Wan-I2V's empty row too
+
+
+@pytest.mark.parametrize("scorer", ["weight_free", "vbench"])
+def test_weight_free_scores_say_so_in_the_title(tmp_path, table1, table2, scorer):
+    rows = sheet(MAIN_ROW, ("2", "steps", "512/900/1.4/10", "all", MAIN))
+    values = {MAIN.name: scores(0.7, scorer=scorer)}
+    write_table1(make_table1(rows, values, table1, None), tmp_path / "table1", "")
+    write_table2(make_table2(rows, values, table2, None), tmp_path / "table2", "")
+    for name in ("table1", "table2"):
+        markdown, html, latex = (
+            (tmp_path / f"{name}.{kind}").read_text() for kind in ("md", "html", "tex")
+        )
+        captions = [line for line in latex.splitlines() if r"\caption" in line]
+        titles = [markdown.splitlines()[0], html.split("<h1>")[1].split("</h1>")[0], *captions]
+        assert len(titles) == (3 if name == "table1" else 5)  # a caption per ablation group
+        for title in titles:
+            assert ("weight-free scores, not VBench" in title) == (scorer == "weight_free")
