@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from pusa.dataset import read_metadata
-from pusa.scores import camera_of_prompt, classify_camera, optical_flow
+from pusa.measures import camera_of_prompt, classify_camera
 from pusa.suite import INFO_FILE
 from pusa.tiny import dataset as module
 from pusa.tiny import world
@@ -98,7 +98,7 @@ def test_references_begin_with_the_image_and_move_as_prompted(suite, prompts):
         image = np.asarray(Image.open(prompt.image)).astype(int)
         assert np.abs(image - clip[0]).mean() < 5  # JPEG against H.264
         if prompt.kind == "camera":
-            assert classify_camera(optical_flow(clip[:9])) == camera_of_prompt(prompt.prompt)
+            assert classify_camera(clip[:9]) == camera_of_prompt(prompt.prompt)
 
 
 def test_more_backgrounds_than_captions_end(tmp_path, monkeypatch):
