@@ -37,7 +37,7 @@ def write_mini(results: Path, name: str = "mini", *, iteration: int = 4, **secti
     config["train"] |= {"ranks": [4], "iterations": [iteration], "validation_clips": 2}
     config["effects"] = {"seeds": [0, 1], "prompts": COUNTS}
     for section, keys in sections.items():
-        config[section] |= keys
+        config[section] = config.get(section, {}) | keys
     file = results / f"{name}.yaml"
     file.write_text(yaml.safe_dump(config))
     return file

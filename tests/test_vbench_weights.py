@@ -25,6 +25,7 @@ FILES = {
     "torch/hub/lora/adapter.json",
     "torch/hub/code_main/hubconf.py",
 }
+MADE = {"download.json", "torch/hub/trusted_list"}
 
 
 def digest(content):
@@ -166,7 +167,7 @@ def test_sources_are_pinned_where_they_can_be():
 
 def test_everything_is_in_its_place(folder, base):
     download_weights(folder)
-    assert files_of(folder) == FILES | {"download.json"}
+    assert files_of(folder) == FILES | MADE
     assert (folder / "flow/models/flow.pth").read_bytes() == FLOW
     assert (folder / "torch/hub/code_main/hubconf.py").read_bytes() == CODE
     assert (folder / "torch/hub/checkpoints/backbone.pth").read_bytes() == BACKBONE
@@ -244,7 +245,7 @@ def test_files_put_there_by_hand(folder, server, source):
     shutil.copy(source / "ensemble.zip", folder)
     download_weights(folder)
     assert server.log == []
-    assert files_of(folder) == FILES | {"download.json", "ensemble.zip"}
+    assert files_of(folder) == FILES | MADE | {"ensemble.zip"}
     assert read_record(folder)["torch/hub/a.pth"]["sha256"] == digest(b"a")
     check_weights(folder)
 

@@ -209,6 +209,9 @@ def download_weights(folder: str | Path) -> None:
         files |= _describe(download, folder, files)
     for link, target in LINKS.items():
         _link(folder / link, folder / target)
+    # torch.hub makes this list where it is not; the folder may be read-only when scores are made.
+    (folder / "torch/hub").mkdir(parents=True, exist_ok=True)
+    (folder / "torch/hub/trusted_list").touch()
     if files != recorded:
         write_record(folder, {"url": "see each file"}, files)
 
