@@ -43,6 +43,8 @@ rule all:
         manifests("tables"),
         score_files("tables"),
         rules.make_tables.output,
+        rules.audit_tables.output,
+        rules.check_claims.output,
         rules.record_provenance.output,
         expand(rules.measure_effects.output, study="tables"),
         rules.plot_losses.output if TRAINED else [],

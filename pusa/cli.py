@@ -29,6 +29,13 @@ Background = Annotated[int | None, typer.Option(help="Background prompts to take
 Camera = Annotated[int | None, typer.Option(help="Camera prompts to take.")]
 Sheet = Annotated[Path, typer.Option(help="The experiments sheet.")]
 Scores = Annotated[Path, typer.Option(help="Folder with a score file per setting.")]
+Manifests = Annotated[list[Path], typer.Argument(help="Lists of videos, beside them.")]
+AllowPartial = Annotated[
+    bool, typer.Option("--allow-partial", help="Go on without some scores, and print no total.")
+]
+Table1 = Annotated[Path, typer.Option(help="Published Table 1, CSV.")]
+Table2 = Annotated[Path, typer.Option(help="Published Table 2, CSV.")]
+Scale = Annotated[str, typer.Option(help="A sentence on this run's scale.")]
 Device = Annotated[
     Literal["cuda", "cpu"] | None, typer.Option(help="Where models run; a GPU if there is one.")
 ]
@@ -89,11 +96,23 @@ def download(
 
 
 @app.command()
-def download_suite(folder: Path) -> None:
-    """Download VBench-I2V's prompts and images; FOLDER/crop.zip is used if it is there."""
-    from pusa import download as downloads
+def download_vbench(
+    suite: Annotated[Path | None, typer.Option(help="Folder for prompts and images.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Folder for VBench's networks.")] = None,
+) -> None:
+    """Download VBench-I2V's prompt suite, its networks, or both.
 
-    downloads.download_suite(folder)
+    A crop.zip of the images that lies in the suite's folder is used, as are networks that lie
+    where they belong.
+    """
+    if suite is not None:
+        from pusa.download import download_suite
+
+        download_suite(suite)
+    if weights is not None:
+        from pusa.vbench.weights import download_weights
+
+        download_weights(weights)
 
 
 @app.command()
@@ -324,27 +343,97 @@ def sample_suite(
 @app.command()
 def score(
     suite: Path,
-    manifest: Annotated[Path, typer.Argument(help="List of videos, beside them.")],
     out: Path,
+    manifests: Manifests,
+    frames: Frames,
     height: Height,
     width: Width,
 ) -> None:
-    """Score videos on nine weight-free dimensions (not VBench), one row per video and measure."""
-    import pandas as pd
+    """Score videos by weight-free measures (not VBench): OUT, one row per video and measure."""
+    from pusa import measures, scores
+    from pusa.suite import read_manifests, read_suite
 
-    from pusa import scores
-    from pusa.suite import read_suite
-
+    videos, folder = read_manifests(manifests)
     references = suite / "reference"
-    table = scores.score_videos(
+    table, record = measures.measure_videos(
         read_suite(suite, height=height, width=width),
-        pd.read_csv(manifest),
-        manifest.parent,
+        videos,
+        folder,
+        frames=frames,
         height=height,
         width=width,
         references=references if references.is_dir() else None,
     )
-    table.to_csv(out, index=False)
+    scores.write_scores(table, record, out)
+
+
+@app.command()
+def check_vbench(
+    suite: Path,
+    out: Path,
+    weights: Annotated[Path, typer.Option(help="Folder of VBench's networks.")],
+    height: Height,
+    width: Width,
+    samples: Annotated[int, typer.Option(help="Videos per prompt.")] = 1,
+) -> None:
+    """Check that VBench can score SUITE here; write its environment to OUT. Runs in it."""
+    from pusa.suite import read_suite
+    from pusa.vbench.run import check_suite, write_environment
+    from pusa.vbench.weights import check_weights
+
+    check_weights(weights)
+    check_suite(read_suite(suite, height=height, width=width), samples)
+    write_environment(out)
+
+
+@app.command()
+def score_vbench(
+    suite: Path,
+    out: Path,
+    manifests: Manifests,
+    dimension: Annotated[str, typer.Option(help="One of VBench-I2V's nine.")],
+    weights: Annotated[Path, typer.Option(help="Folder of VBench's networks.")],
+    frames: Frames,
+    height: Height,
+    width: Width,
+    device: Device = None,
+) -> None:
+    """Score videos with VBench on one dimension: OUT, a row per video. Runs in its environment."""
+    device = _choose_device(device)
+    from pusa import scores
+    from pusa.suite import read_manifests, read_suite
+    from pusa.vbench import run
+
+    videos, folder = read_manifests(manifests)
+    scores.check_videos(videos, folder, frames=frames, height=height, width=width)
+    table, record = run.score_videos(
+        read_suite(suite, height=height, width=width),
+        videos,
+        folder,
+        dimension=dimension,
+        weights=weights,
+        device=device,
+    )
+    scores.write_scores(table, record, out)
+
+
+@app.command()
+def gather_scores(
+    suite: Path,
+    out: Path,
+    manifests: Manifests,
+    scores: Annotated[list[Path], typer.Option(help="Score file; several may be given.")],
+    allow_partial: AllowPartial = False,
+) -> None:
+    """Check that every video has every score that SUITE asks for, and put them into one file."""
+    from pusa import scores as files
+    from pusa.suite import read_manifests, read_prompts
+
+    videos, _ = read_manifests(manifests)
+    table, record = files.gather_scores(
+        scores, read_prompts(suite), videos, allow_partial=allow_partial
+    )
+    files.write_scores(table, record, out)
 
 
 def _study(
@@ -353,10 +442,16 @@ def _study(
     folder: Path,
     effect_seeds: list[int] | None = None,
     counts: dict[str, int] | None = None,
+    *,
+    allow_missing: bool = False,
+    allow_partial: bool = False,
 ):
-    """The sheet, the settings by name, and the scores by setting name."""
-    from pusa import effects
+    """The sheet, the settings by name, and the scores by setting name.
+
+    ``allow_missing`` leaves out settings without a score file.
+    """
     from pusa import experiments as sheets
+    from pusa.scores import read_study
 
     table = sheets.read_experiments(experiments, seed=seed)
     if effect_seeds is None:
@@ -364,7 +459,9 @@ def _study(
     else:
         settings = sheets.settings_over_seeds(table, effect_seeds)
     files = {name: folder / f"{name}.csv" for name in settings}
-    return table, settings, effects.read_scores(files, counts)
+    if allow_missing:
+        files = {name: file for name, file in files.items() if file.exists()}
+    return table, settings, read_study(files, counts, allow_partial=allow_partial)
 
 
 @app.command()
@@ -372,30 +469,92 @@ def tables(
     out: Path,
     experiments: Sheet,
     scores: Scores,
-    table1: Annotated[Path, typer.Option(help="Published Table 1, CSV.")],
-    table2: Annotated[Path, typer.Option(help="Published Table 2, CSV.")],
-    costs: Annotated[Path, typer.Option(help="Costs per stage, of `pusa measure-costs`.")],
+    table1: Table1,
+    table2: Table2,
+    costs: Annotated[
+        Path | None, typer.Option(help="Costs per stage, of `pusa measure-costs`.")
+    ] = None,
     seed: Seed = None,
-    scale: Annotated[str, typer.Option(help="A sentence on this run's scale.")] = "",
+    scale: Scale = "",
     subject: Subject = None,
     background: Background = None,
     camera: Camera = None,
+    allow_partial: AllowPartial = False,
 ) -> None:
-    """Write Tables 1 and 2, published and ours, as CSV, Markdown and HTML."""
+    """Write Tables 1 and 2, published and ours, into OUT: CSV, Markdown, HTML and LaTeX.
+
+    Rows whose setting has no score file are left empty.
+    """
     import pandas as pd
 
     from pusa import costs as spent
     from pusa import tables as make
 
-    sheet, _, values = _study(experiments, seed, scores)
+    sheet, _, values = _study(
+        experiments, seed, scores, allow_missing=True, allow_partial=allow_partial
+    )
     subset = _counts(subject, background, camera)
     out.mkdir(parents=True, exist_ok=True)
-    one = make.make_table1(sheet, values, pd.read_csv(table1), subset)
-    two = make.make_table2(sheet, values, pd.read_csv(table2, dtype={"alpha": str}), subset)
-    cost = spent.describe_costs(pd.read_csv(costs))
-    title = "Table 1: VBench-I2V models, and this run"
-    make.write_table(one, out / "table1", title, f"{scale} {cost}")
-    make.write_table(two, out / "table2", "Table 2: rank, steps, iterations and alpha", scale)
+    one = make.make_table1(sheet, values, pd.read_csv(table1), subset, allow_partial=allow_partial)
+    published = pd.read_csv(table2, dtype={"alpha": str})
+    two = make.make_table2(sheet, values, published, subset, allow_partial=allow_partial)
+    cost = "" if costs is None else spent.describe_costs(pd.read_csv(costs))
+    make.write_table1(one, out / "table1", f"{scale} {cost}".strip())
+    make.write_table2(two, out / "table2", scale)
+
+
+@app.command()
+def audit(
+    out: Path,
+    table1: Table1,
+    table2: Table2,
+    experiments: Annotated[
+        Path | None, typer.Option(help="Sheet that tells which rows are one setting.")
+    ] = None,
+    seed: Seed = None,
+) -> None:
+    """Report what is wrong in published tables: OUT with the suffixes .csv, .md and .html."""
+    import pandas as pd
+
+    from pusa import audit as rules
+    from pusa.experiments import read_experiments
+
+    one, two = pd.read_csv(table1), pd.read_csv(table2, dtype={"alpha": str})
+    same = rules.same_settings(read_experiments(experiments, seed=seed)) if experiments else None
+    findings = rules.audit_tables(one, two, same_setting=same)
+    rules.write_audit(findings, rules.video_counts(one, two), out)
+    print(f"{len(findings)} findings, in {out.with_suffix('.md')}")
+
+
+@app.command()
+def check_claims(
+    out: Path,
+    claims: Annotated[Path, typer.Argument(help="The claims, YAML.")],
+    experiments: Sheet,
+    scores: Scores,
+    table1: Table1,
+    table2: Table2,
+    seed: Seed = None,
+    scale: Scale = "",
+    subject: Subject = None,
+    background: Background = None,
+    camera: Camera = None,
+) -> None:
+    """Check the paper's claims on its numbers and on ours: OUT as .csv, .md and .html."""
+    import pandas as pd
+
+    from pusa import claims as report
+
+    sheet, _, values = _study(experiments, seed, scores, allow_missing=True)
+    table = report.evaluate_claims(
+        report.read_claims(claims),
+        pd.read_csv(table1),
+        pd.read_csv(table2, dtype={"alpha": str}),
+        sheet,
+        values,
+        _counts(subject, background, camera),
+    )
+    report.write_claims(table, out, scale)
 
 
 @app.command()
@@ -406,7 +565,7 @@ def effects(
     runs: Annotated[Path, typer.Option(help="Folder of the training runs.")],
     seed: Seed = None,
     effect_seed: Annotated[list[int] | None, typer.Option(help="Seeds, if several.")] = None,
-    scale: Annotated[str, typer.Option(help="A sentence on this run's scale.")] = "",
+    scale: Scale = "",
     subject: Subject = None,
     background: Background = None,
     camera: Camera = None,
@@ -457,6 +616,7 @@ def record_provenance(
     costs: Annotated[Path, typer.Option(help="Of `pusa measure-costs`.")],
     benchmarks: Annotated[Path, typer.Option(help="Folder of Snakemake's benchmark files.")],
     samples: Annotated[Path, typer.Option(help="Folder with a folder of videos per setting.")],
+    scores: Scores,
     run: Annotated[list[Path] | None, typer.Option(help="Folder of a training run.")] = None,
     download_record: Annotated[list[Path] | None, typer.Option(help="A download.json.")] = None,
 ) -> None:
@@ -474,6 +634,7 @@ def record_provenance(
         benchmarks=benchmarks,
         runs=run or [],
         manifests=sorted(samples.glob("*/shard*.csv")),
+        scores=sorted(scores.glob("*.json")),
     )
     provenance.write_provenance(record, pd.read_csv(costs), out)
 
@@ -491,7 +652,7 @@ def plot_scores(
     out: Path,
     experiments: Sheet,
     scores: Scores,
-    table2: Annotated[Path, typer.Option(help="Published Table 2, CSV.")],
+    table2: Table2,
     seed: Seed = None,
     subject: Subject = None,
     background: Background = None,

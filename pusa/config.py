@@ -10,6 +10,8 @@ import yaml
 from pusa.clip import count_latent_frames
 from pusa.suite import KINDS, VBENCH_COUNTS, count_prompts
 
+VBENCH_SIDE = 128  # pixels; under it RAFT and AMT answer with NaN, which VBench takes for a score
+
 
 def check_config(config: dict, schema: str | Path) -> None:
     """Check a configuration against its schema and the rules between keys; fill in defaults.
@@ -27,6 +29,12 @@ def check_config(config: dict, schema: str | Path) -> None:
         count_latent_frames(config["clip"]["frames"])
     except ValueError as error:
         raise ValueError(f"config key clip.frames: {error}") from None
+    for side in ("height", "width"):
+        if config["score"]["scorer"] == "vbench" and config["clip"][side] < VBENCH_SIDE:
+            raise ValueError(
+                f"config key clip.{side}: found {config['clip'][side]}, expected at least "
+                f"{VBENCH_SIDE} with score.scorer vbench, which scores smaller clips wrong"
+            )
     if config["lora"]["source"] == "released":
         return
     train = config["train"]

@@ -10,8 +10,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from pusa.experiments import Setting, published_key
+from pusa.intervals import score_intervals
 from pusa.suite import SuitePrompt, load_image
-from pusa.tables import row_scores
+from pusa.tables import common_scorer, row_videos
 from pusa.video import read_video, write_video
 
 STYLE = {
@@ -66,15 +67,24 @@ def plot_scores(
     *,
     subset: dict[str, int] | None,
 ) -> None:
-    """Total score against alpha, rank, iterations and steps; the paper's curve beside ours.
+    """Total score, with its 95 % interval, against alpha, rank, iterations and steps.
 
+    The paper's curve is beside ours; on a scale of its own where ours are not VBench's scores.
     A panel that the sheet has nothing for is left empty.
     """
+    comparable = common_scorer(scores) == "vbench"
     ours = experiments[experiments["table"] == "2"]
-    totals = [row_scores(row, scores, subset)["total"] for row in ours.to_dict("records")]
-    ours = ours.assign(total=totals)
+    totals = [
+        score_intervals(row_videos(row, scores, subset), ["total"])["total"]
+        for row in ours.to_dict("records")
+    ]
+    ours = ours.assign(
+        total=[t.value for t in totals],
+        below=[t.value - t.low for t in totals],
+        above=[t.high - t.value for t in totals],
+    )
     paper = published.assign(published=published_key(published))
-    both = ours[["group", "published", "setting", "total"]].merge(
+    both = ours[["group", "published", "setting", "total", "below", "above"]].merge(
         paper, on=["group", "published"], how="left", suffixes=("", "_paper")
     )
     for field in ("rank", "iteration", "alpha", "steps"):
@@ -93,22 +103,24 @@ def plot_scores(
         for axis, (field, name, part) in zip(axes, panels, strict=True):
             part = part.dropna(subset=[field]).sort_values(field)
             positions = np.arange(len(part))
-            ours_line = axis.plot(positions, part["total"], marker="o", label="here")
-            axis.set(xlabel=name, ylabel="total, here")
+            ends = part[["below", "above"]].to_numpy(float).T
+            ours_line = axis.errorbar(positions, part["total"], ends, marker="o", label="here")
+            axis.set(xlabel=name, ylabel="total" if comparable else "total, here")
             axis.set_xticks(positions, [f"{v:g}" for v in part[field]])
-            twin = axis.twinx()
-            twin.spines["right"].set_visible(True)
-            paper_line = twin.plot(
-                positions, part["total_paper"], marker="s", ls="--", color="#D55E00",
-                label="paper, its own setting",
-            )  # fmt: skip
-            twin.set_ylabel("total, paper")
-            for side in (axis, twin):
-                side.set_visible(not part.empty)
+            side = axis if comparable else axis.twinx()
+            (paper_line,) = side.plot(
+                positions, part["total_paper"], marker="s", ls="--", color="#D55E00", label="paper"
+            )
+            if not comparable:
+                side.spines["right"].set_visible(True)
+                side.set_ylabel("total, paper")
+            for shown in {axis, side}:
+                shown.set_visible(not part.empty)
         figure.legend(
-            handles=ours_line + paper_line, loc="outside lower center", ncols=2, frameon=False
+            handles=[ours_line, paper_line], loc="outside lower center", ncols=2, frameon=False
         )
-        figure.suptitle(f"Total score ({NOT_VBENCH}); the two scales differ", fontsize=9)
+        scale = "" if comparable else f" ({NOT_VBENCH}); the two scales differ"
+        figure.suptitle(f"Total score{scale}; bars are 95 % intervals over prompts", fontsize=9)
         figure.savefig(out)
         plt.close(figure)
 

@@ -74,6 +74,14 @@ def count_jobs(prompts: dict[str, int], sample: dict) -> int:
     return min(jobs, sum(prompts.values()))
 
 
+def count_score_jobs(prompts: dict[str, int], sample: dict, score: dict) -> int:
+    """Scoring jobs of a setting, for each dimension or for all; each scores whole sampling jobs."""
+    return min(
+        -(-count_videos(prompts, sample["samples"]) // score["videos_per_job"]),
+        count_jobs(prompts, sample),
+    )
+
+
 def describe_plan(config: dict, experiments: pd.DataFrame, prompts: dict[str, dict]) -> str:
     """A few lines on what the tables of a configuration take from nothing.
 

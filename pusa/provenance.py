@@ -33,6 +33,7 @@ def collect_provenance(
     benchmarks: str | Path,
     runs: list[Path],
     manifests: list[Path],
+    scores: list[Path],
 ) -> dict:
     """All that decides a table's numbers, as one JSON-ready dictionary.
 
@@ -43,8 +44,13 @@ def collect_provenance(
         benchmarks: folder of Snakemake's benchmark files, which tell when jobs ran.
         runs: folders of the training runs, with their ``run.json``.
         manifests: of all sampling jobs, whose column ``device`` tells where they ran.
+        scores: the record beside each setting's score file.
     """
-    devices = {"sampling": sorted({d for m in manifests for d in pd.read_csv(m)["device"]})}
+    scoring = {file.stem: json.loads(file.read_text()) for file in scores}
+    devices = {
+        "sampling": sorted({d for m in manifests for d in pd.read_csv(m)["device"]}),
+        "scoring": sorted({d for record in scoring.values() for d in record["devices"]}),
+    }
     training = {run.name: json.loads((run / "run.json").read_text()) for run in runs}
     seeds = {"sampling": config["sample"]["seed"]}
     if config["lora"]["source"] == "trained":
@@ -56,6 +62,7 @@ def collect_provenance(
         "times": _run_times(Path(benchmarks)),
         "devices": devices,
         "training": training,
+        "scoring": scoring,
         "downloads": {str(f.parent): json.loads(f.read_text()) for f in downloads},
         "python": platform.python_version(),
         "system": platform.platform(),
@@ -104,6 +111,8 @@ def write_provenance(record: dict, costs: pd.DataFrame, out: Path) -> None:
         + (" with changes" if repository.get("modified") else ""),
         **record["times"],
         "sampled on": ", ".join(record["devices"]["sampling"]),
+        "scored on": ", ".join(record["devices"]["scoring"]),
+        **_describe_scoring(record["scoring"]),
         "python": record["python"],
         "system": record["system"],
         **{f"seed: {name}": value for name, value in record["seeds"].items()},
@@ -136,6 +145,17 @@ def write_provenance(record: dict, costs: pd.DataFrame, out: Path) -> None:
         text = "Sizes and checksums of every file are in the .json beside this page."
         sections.insert(2, ("Downloads", text, pd.DataFrame(downloads)))
     write_page("Where these numbers come from", sections, out)
+
+
+def _describe_scoring(records: dict[str, dict]) -> dict[str, str]:
+    """What scored, in a row for each fact that settings may differ in: mostly one answer."""
+    facts: dict[str, set[str]] = {}
+    for record in records.values():
+        packages = ", ".join(f"{n} {v}" for n, v in record["packages"].items())
+        told = {key: value for key, value in record.items() if isinstance(value, str)}
+        for key, value in {**told, "packages": packages}.items():
+            facts.setdefault(f"scoring: {key.replace('_', ' ')}", set()).add(value)
+    return {key: "; ".join(sorted(values)) for key, values in facts.items()}
 
 
 def _two_columns(values: dict) -> pd.DataFrame:

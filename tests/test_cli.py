@@ -111,8 +111,12 @@ def test_module_answers_without_torch():
             ],
             "LoRA",
         ),
-        (["score", "{s}", "{t}/shard0.csv", "{t}/s.csv", *SIDES], "0000-0.mp4 is missing"),
-        (["score", "{s}", "{t}/shard1.csv", "{t}/s.csv", *SIDES], "shard1.csv"),
+        (["score", "{s}", "{t}/s.csv", "{t}/shard0.csv", *CLIP], "0000-0.mp4 is missing"),
+        (["score", "{s}", "{t}/s.csv", "{t}/shard1.csv", *CLIP], "shard1.csv"),
+        (["score", "{s}", "{t}/s.csv", "{t}/shard0.csv", "{s}/shard.csv", *CLIP], "one folder"),
+        (["gather-scores", "{s}", "{t}/s.csv", "{t}/shard0.csv", "--scores", "{t}/a.csv"], "a.csv"),
+        (["check-vbench", "{s}", "{t}/e.json", "--weights", "{t}/none", *SIDES], "none"),
+        (["audit", "{t}/a", "--table1", "{t}/none", "--table2", "{t}/none"], "none"),
         (["measure-costs", "{t}/c.csv", "--benchmarks", "{t}/none", "--main-run", "a"], "none"),
         (
             ["effects", "{t}/e", "--experiments", "{t}/none", "--scores", "{t}", "--runs", "{t}"],
@@ -198,15 +202,32 @@ def test_sample_and_score(run, sample, tmp_path, suite):
     assert names == [["0000-0.mp4", "0004-0.mp4"], ["0002-0.mp4"]]
     assert read_video(tmp_path / "0004-0.mp4").shape == (9, 64, 64, 3)
     assert pd.read_csv(shards[0])["device"].notna().all()
-    tables = []
-    for shard in shards:
-        code, _, err = run("score", suite, shard, tmp_path / "scores.csv", *SIDES)
+    scores = [tmp_path / f"scores{i}.csv" for i in range(2)]
+    for shard, out in zip(shards, scores, strict=True):
+        code, _, err = run("score", suite, out, shard, *CLIP)
         assert code == 0, err
-        tables.append(pd.read_csv(tmp_path / "scores.csv"))
-    table = pd.concat(tables)
-    assert [set(t["index"]) for t in tables] == [{0, 4}, {2}]
+    assert [set(pd.read_csv(file)["index"]) for file in scores] == [{0, 4}, {2}]
+
+    words = [word for file in scores for word in ("--scores", file)]
+    code, _, err = run("gather-scores", suite, tmp_path / "all.csv", *shards, *words)
+    assert code == 0, err
+    table = pd.read_csv(tmp_path / "all.csv")
     assert {"camera_motion", "i2v_subject", "i2v_background"} < set(table["dimension"])
     assert table["value"].notna().all()
+    # one job for all is as good as two
+    assert run("score", suite, tmp_path / "once.csv", *shards, *CLIP)[0] == 0
+    once = pd.read_csv(tmp_path / "once.csv")
+    order = ["file", "dimension"]
+    pd.testing.assert_frame_equal(
+        once.sort_values(order, ignore_index=True), table.sort_values(order, ignore_index=True)
+    )
+
+    # a score that is missing is named, and left out only if that is asked for
+    code, _, err = run("gather-scores", suite, tmp_path / "part.csv", *shards, *words[:2])
+    assert code == 1 and "0002-0.mp4" in err and not (tmp_path / "part.csv").exists()
+    part = ["gather-scores", suite, tmp_path / "part.csv", *shards, *words[:2], "--allow-partial"]
+    assert run(*part)[0] == 0
+    assert pd.read_csv(tmp_path / "part.csv")["value"].isna().any()
 
 
 def test_a_gpu_that_is_not_there(sample, tmp_path):

@@ -16,7 +16,8 @@ from pusa.suite import INFO_FILE, VBENCH_COUNTS
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
-CONFIGS = sorted(file.name for file in (ROOT / "config").glob("*.yaml"))
+FILES = (ROOT / "config").glob("*.yaml")
+CONFIGS = sorted(file.name for file in FILES if file.name != "claims.yaml")
 
 
 def load(name):
@@ -295,3 +296,12 @@ def test_folder_without_a_suite(demo, tmp_path):
     check_config(demo, SCHEMA)
     with pytest.raises(FileNotFoundError, match=f"{INFO_FILE} does not exist"):
         prompt_counts(demo)
+
+
+@pytest.mark.parametrize("side", ["height", "width"])
+def test_vbench_scores_no_small_clips(side):
+    config = load("config.yaml")
+    config["clip"][side] = 112
+    with pytest.raises(ValueError, match=f"clip.{side}: found 112, expected at least 128"):
+        check_config(config, SCHEMA)
+    check_config(config | {"score": {"scorer": "weight_free"}}, SCHEMA)

@@ -10,6 +10,7 @@ from PIL import Image
 from pusa.aggregate import NAMES, total_scores
 from pusa.experiments import Setting, main_setting, read_experiments
 from pusa.figures import make_contact_sheet, plot_figure3, plot_losses, plot_scores
+from pusa.intervals import score_intervals
 from pusa.video import read_video, write_video
 
 CONFIG = Path(__file__).parents[1] / "config"
@@ -72,12 +73,12 @@ def curves(figure):
     ]
 
 
-def plot(sheet, out, *, outside=0.5):
+def plot(sheet, out, *, outside=0.5, scorer="weight_free"):
     """Plot a sheet whose scores are all 0.5, but ``outside`` for the prompt beyond the subset."""
     scores = {
         s.name: pd.DataFrame(
-            {"file": f"{i}.mp4", "index": i, "kind": kind, "dimension": name,
-             "value": outside if i == 1 else 0.5}
+            {"file": f"{i}.mp4", "index": i, "sample": 0, "kind": kind, "dimension": name,
+             "value": outside if i == 1 else 0.5, "frames": 9, "scorer": scorer}
             for i, kind in enumerate(KINDS) for name in NAMES
         )
         for s in sheet["setting"]
@@ -99,6 +100,32 @@ def test_scores(tmp_path, drawn):
     assert steps[2][2] == alpha[2][1] == iteration[2][3] == 87.69
     total = total_scores(dict.fromkeys(NAMES, 50.0))["total"]  # of the subset alone
     assert alpha[1] + rank[1] + iteration[1] + steps[1] == pytest.approx([total] * 15)
+    assert "not VBench" in drawn[0].get_suptitle()
+
+
+def test_scores_of_vbench_share_the_papers_scale(tmp_path, drawn):
+    sheet = read_experiments(CONFIG / "experiments.tsv", seed=0)
+    plot(sheet, tmp_path / "scores.png", scorer="vbench")
+    assert len(drawn[0].axes) == 4
+    assert "not VBench" not in drawn[0].get_suptitle()
+
+
+def test_scores_have_their_intervals(tmp_path, drawn):
+    sheet = read_experiments(CONFIG / "experiments.tsv", seed=0)
+    sheet = sheet[(sheet["table"] == "1") | (sheet["group"] == "steps")].assign(prompts="all")
+    rng = np.random.default_rng(0)
+    rows = [
+        {"file": f"{i}.mp4", "index": i, "sample": 0, "kind": kind, "dimension": name,
+         "value": rng.uniform(), "frames": 9, "scorer": "weight_free"}
+        for i, kind in enumerate(["subject", "background", "camera"] * 9) for name in NAMES
+    ]  # fmt: skip
+    scores = {s.name: pd.DataFrame(rows) for s in sheet["setting"]}
+    published = pd.read_csv(CONFIG / "published" / "table2.csv", dtype={"alpha": str})
+    plot_scores(sheet, scores, published, main_setting(sheet), tmp_path / "a.png", subset=SUBSET)
+    expected = score_intervals(pd.DataFrame(rows), ["total"])["total"]
+    (bars,) = [c for c in drawn[0].axes[3].collections if len(c.get_segments()) == 4]
+    ends = [segment[:, 1].tolist() for segment in bars.get_segments()]
+    assert ends == pytest.approx(np.tile([expected.low, expected.high], (4, 1)))
 
 
 def test_scores_of_a_released_lora(tmp_path, drawn):

@@ -27,6 +27,7 @@ COSTS = pd.DataFrame(
         "usd": [20 / 3, 10.0, 10.0],
     }
 )
+SCORES = {"scorer": "vbench", "imaging_quality_mode": "longer", "packages": {"vbench": "0.1.5"}}
 RUN = dict.fromkeys(TRAINING_FACTS, "x") | {"rank": 64, "processes": 8, "device": "8 x GPU"}
 DOWNLOAD = {
     "repo": "a/b",
@@ -54,6 +55,8 @@ def results(tmp_path):
         "samples/base/shard0.csv": "file,device\n0.mp4,1 x B\n1.mp4,1 x B\n",
         "samples/base/shard1.csv": "file,device\n2.mp4,1 x A\n",
         "samples/base/shard2.csv": "file,device\n",  # a shard without prompts
+        "scores/base.json": json.dumps(SCORES | {"devices": ["1 x A"]}),
+        "scores/pusa.json": json.dumps(SCORES | {"devices": ["1 x C", "1 x A"]}),
         "benchmarks/cache_latents.tsv": "s\th:m:s\n600.0\t0:10:00\n",
         "benchmarks/score_videos/tables/base.tsv": "s\th:m:s\n60.0\t0:01:00\n",
     }
@@ -74,6 +77,7 @@ def collect(results):
             "benchmarks": results / "benchmarks",
             "runs": [results / "lora/pusa-rank64-seed4"],
             "manifests": sorted(results.glob("samples/*/*.csv")),
+            "scores": sorted(results.glob("scores/*.json")),
             **changes,
         }
         return collect_provenance(config, repository=repository, **files)
@@ -89,7 +93,8 @@ def test_all_that_decides_the_numbers(collect, results):
         "start": "2026-02-03T09:50:00+00:00",
         "end": "2026-02-03T12:30:00+00:00",
     }
-    assert record["devices"] == {"sampling": ["1 x A", "1 x B"]}
+    assert record["devices"] == {"sampling": ["1 x A", "1 x B"], "scoring": ["1 x A", "1 x C"]}
+    assert record["scoring"]["base"]["packages"] == {"vbench": "0.1.5"}
     assert record["training"] == {"pusa-rank64-seed4": RUN}
     assert record["downloads"] == {str(results / "model"): DOWNLOAD}
     assert record["packages"]["torch"] == version("torch")

@@ -5,6 +5,7 @@ from pathlib import Path
 from snakemake.cli import parse_args
 from snakemake.exceptions import WorkflowError
 
+from pusa import aggregate as pusa_aggregate
 from pusa import config as pusa_config
 from pusa import experiments as pusa_experiments
 from pusa import model_folder as pusa_model_folder
@@ -47,6 +48,11 @@ SUITE = Path(config["suite"]["path"])
 SUITE_INFO = SUITE / "vbench2_i2v_full_info.json"
 TRAIN = config["train"]
 SAMPLE = config["sample"]
+SCORE = config["score"]
+VBENCH = SCORE["scorer"] == "vbench"
+WEIGHTS = Path(SCORE["weights"])
+# Jobs that score one and the same videos: VBench's nine, each with networks of its own.
+SCORED = pusa_aggregate.NAMES if VBENCH else ["all"]
 CLIP = config["clip"]
 GPU = config["device"] == "cuda"
 # The prompts of rows that say subset.
@@ -57,6 +63,7 @@ wildcard_constraints:
     study="tables|effects",
     run=r"[a-z0-9_]+-(rank\d+|full)-seed\d+",
     setting=r"[a-z0-9_.-]+",
+    dimension="[a-z0-9_]+",
     shard=r"\d+",
 
 

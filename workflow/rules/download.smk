@@ -68,19 +68,27 @@ for rule_name, section, kind, files, awaited in REPOSITORIES:
             " 2>&1 | tee {log:q}"
 
 
-if config["suite"]["source"] == "vbench":
+# The prompt suite with its images, and all networks that VBench scores with.
+SUITE_DOWNLOAD = [SUITE / "download.json", SUITE_INFO]
+WANTED = {
+    "--suite": SUITE if config["suite"]["source"] == "vbench" else None,
+    "--weights": WEIGHTS if VBENCH else None,
+}
 
-    rule download_suite:
+if any(WANTED.values()):
+
+    rule download_vbench:
         output:
-            SUITE / "download.json",
-            SUITE_INFO,
+            SUITE_DOWNLOAD if WANTED["--suite"] else [],
+            WEIGHTS / "download.json" if VBENCH else [],
         log:
-            RESULTS / "logs/download_suite.log",
+            RESULTS / "logs/download_vbench.log",
         retries: 0
         localrule: True
         conda:
             "../../envs/pusa.yaml"
         params:
-            folder=subpath(output[0], parent=True),
+            folders=[w for option in WANTED.items() if option[1] for w in option],
         shell:
-            "python -m pusa download-suite {params.folder:q} 2>&1 | tee {log:q}"
+            "HF_HUB_OFFLINE=$PUSA_HUB_OFFLINE python -m pusa download-vbench {params.folders:q}"
+            " 2>&1 | tee {log:q}"

@@ -1,4 +1,7 @@
 # Where the files of a study lie, and the options that rules give to `pusa`.
+from snakemake.settings.types import DeploymentMethod
+
+
 def size_options():
     return f"--height {CLIP['height']} --width {CLIP['width']}"
 
@@ -47,11 +50,10 @@ def downloads():
         "dataset": TRAINED and config["dataset"]["source"] == "hub",
         "suite": config["suite"]["source"] == "vbench",
     }
-    return [
-        Path(config[section]["path"]) / "download.json"
-        for section, needed in sections.items()
-        if needed
+    folders = [
+        Path(config[section]["path"]) for section in sections if sections[section]
     ]
+    return [folder / "download.json" for folder in [*folders, *([WEIGHTS] * VBENCH)]]
 
 
 def setting_of(wildcards):
@@ -111,16 +113,43 @@ def effect_seed_options(study):
     return " ".join(f"--effect-seed {seed}" for seed in config["effects"]["seeds"])
 
 
-def setting_shards(kind, study, name):
-    """A file of every job of a setting: its videos' list in samples, or their scores."""
-    folder = RESULTS / kind / study / name
+def setting_shards(study, name):
+    """The list of videos of every sampling job of a setting."""
+    folder = RESULTS / "samples" / study / name
     return [folder / f"shard{n}.csv" for n in range(shards(study, name))]
 
 
 def manifests(study):
+    return [file for name in SETTINGS[study] for file in setting_shards(study, name)]
+
+
+def score_jobs(study, name):
+    """Scoring jobs of a setting, for each of SCORED: each takes whole sampling jobs."""
+    counts = sampled_prompts(study, name) or PROMPTS["all"]
+    return pusa_plan.count_score_jobs(counts, SAMPLE, SCORE)
+
+
+def scored_manifests(wildcards):
+    jobs = score_jobs(wildcards.study, wildcards.setting)
+    shard = int(wildcards.shard)
+    return setting_shards(wildcards.study, wildcards.setting)[shard::jobs]
+
+
+def score_shards(study, name):
+    """A file of every scoring job of a setting."""
+    folder = RESULTS / "scores" / study / name
     return [
-        file for n in SETTINGS[study] for file in setting_shards("samples", study, n)
+        folder / dimension / f"shard{n}.csv"
+        for dimension in SCORED
+        for n in range(score_jobs(study, name))
     ]
+
+
+def vbench_python():
+    """The Python that VBench runs in: of its conda environment, or of a virtual one."""
+    if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
+        return "python"
+    return Path(SCORE["environment"]) / "bin/python"
 
 
 def score_files(study):
@@ -129,7 +158,8 @@ def score_files(study):
 
 def gpus_of_stages():
     """GPUs of one job of each rule that uses any, for the costs."""
-    stages = ("cache_latents", "cache_prompts", "sample_videos")
+    stages = ["cache_latents", "cache_prompts", "sample_videos"]
+    stages += ["score_videos"] if VBENCH else []
     return (
         {"train_lora": TRAIN["nodes"] * TRAIN["processes"], **dict.fromkeys(stages, 1)}
         if GPU
@@ -139,17 +169,15 @@ def gpus_of_stages():
 
 def benchmark_files():
     """Of the jobs behind the tables, so that costs are added up after them."""
-    folder = RESULTS / "benchmarks"
-    names = SETTINGS["tables"]
-    return [
-        *(folder / f"train_lora/{run.name}.tsv" for run in lora_logs("tables", "")),
-        *(
-            folder / f"{rule}/tables/{name}/shard{n}.tsv"
-            for rule in ("sample_videos", "score_videos")
-            for name in names
-            for n in range(shards("tables", name))
-        ),
-    ]
+    jobs = [Path("train_lora") / run.name for run in lora_logs("tables", "")]
+    for name in SETTINGS["tables"]:
+        made = setting_shards("tables", name), score_shards("tables", name)
+        for rule, files in zip(("sample_videos", "score_videos"), made):
+            jobs += [
+                Path(rule, *file.relative_to(RESULTS).parts[1:]).with_suffix("")
+                for file in files
+            ]
+    return [RESULTS / "benchmarks" / f"{job}.tsv" for job in jobs]
 
 
 def scale_sentence(study):

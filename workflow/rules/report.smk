@@ -10,7 +10,8 @@ rule make_tables:
         table2=PUBLISHED[2],
         costs=RESULTS / "tables/costs.csv",
     output:
-        multiext(str(RESULTS / "tables/table"), "1.csv", "1.md", "2.csv", "2.md"),
+        multiext(str(RESULTS / "tables/table1"), ".csv", ".md", ".tex"),
+        multiext(str(RESULTS / "tables/table2"), ".csv", ".md", ".tex"),
         table1=report(
             RESULTS / "tables/table1.html",
             caption="../report/table1.rst",
@@ -39,6 +40,65 @@ rule make_tables:
         "python -m pusa tables {params.folder:q} --experiments {input.experiments:q}"
         " --scores {params.scores:q} {params.seed} --table1 {input.table1:q}"
         " --table2 {input.table2:q} --costs {input.costs:q} {params.subset}"
+        " --scale {params.scale:q} &> {log:q}"
+
+
+rule audit_tables:
+    input:
+        experiments=config["experiments"],
+        table1=PUBLISHED[1],
+        table2=PUBLISHED[2],
+    output:
+        multiext(str(RESULTS / "tables/audit"), ".csv", ".md"),
+        html=report(
+            RESULTS / "tables/audit.html",
+            caption="../report/audit.rst",
+            category="1. Tables",
+            labels={"what": "Audit of the published tables"},
+        ),
+    log:
+        RESULTS / "logs/audit_tables.log",
+    conda:
+        "../../envs/pusa.yaml"
+    resources:
+        **SMALL,
+    params:
+        seed=seed_options(),
+    shell:
+        "python -m pusa audit {output.html:q} --table1 {input.table1:q} --table2 {input.table2:q}"
+        " --experiments {input.experiments:q} {params.seed} &> {log:q}"
+
+
+rule check_claims:
+    input:
+        claims="config/claims.yaml",
+        experiments=config["experiments"],
+        scores=score_files("tables"),
+        table1=PUBLISHED[1],
+        table2=PUBLISHED[2],
+    output:
+        multiext(str(RESULTS / "tables/claims"), ".csv", ".md"),
+        html=report(
+            RESULTS / "tables/claims.html",
+            caption="../report/claims.rst",
+            category="2. The paper's claims",
+            labels={"what": "Claims, on the published numbers and on this run's"},
+        ),
+    log:
+        RESULTS / "logs/check_claims.log",
+    conda:
+        "../../envs/pusa.yaml"
+    resources:
+        **SMALL,
+    params:
+        scores=RESULTS / "scores/tables",
+        seed=seed_options(),
+        scale=scale_sentence("tables"),
+        subset=subset_options("tables"),
+    shell:
+        "python -m pusa check-claims {output.html:q} {input.claims:q}"
+        " --experiments {input.experiments:q} --scores {params.scores:q} {params.seed}"
+        " --table1 {input.table1:q} --table2 {input.table2:q} {params.subset}"
         " --scale {params.scale:q} &> {log:q}"
 
 
@@ -74,6 +134,7 @@ rule record_provenance:
         tables=rules.make_tables.output,
         costs=rules.measure_costs.output,
         manifests=manifests("tables"),
+        scores=score_files("tables"),
         runs=lora_logs("tables", "run.json"),
         downloads=downloads(),
     output:
@@ -95,12 +156,14 @@ rule record_provenance:
         config=json.dumps(config),
         benchmarks=RESULTS / "benchmarks",
         samples=RESULTS / "samples/tables",
+        scores=RESULTS / "scores/tables",
         runs=[word for run in lora_logs("tables", "") for word in ("--run", run)],
         downloads=[word for file in downloads() for word in ("--download-record", file)],
     shell:
         "python -m pusa record-provenance {params.out:q} --config {params.config:q}"
         " --costs {input.costs:q} --benchmarks {params.benchmarks:q}"
-        " --samples {params.samples:q} {params.runs:q} {params.downloads:q} &> {log:q}"
+        " --samples {params.samples:q} --scores {params.scores:q} {params.runs:q}"
+        " {params.downloads:q} &> {log:q}"
 
 
 rule measure_effects:
@@ -114,8 +177,8 @@ rule measure_effects:
         html=report(
             RESULTS / "effects/{study}.html",
             caption="../report/effects.rst",
-            category="2. The paper's effects",
-            labels={"what": "{study}"},
+            category="2. The paper's claims",
+            labels={"what": "Effects over training seeds ({study})"},
         ),
     log:
         RESULTS / "logs/measure_effects/{study}.log",
@@ -194,10 +257,8 @@ rule plot_figure3:
         experiments=config["experiments"],
         suite=SUITE_INFO,
         samples=[
-            *setting_shards(
-                "samples", "tables", pusa_experiments.base_setting(MAIN).name
-            ),
-            *setting_shards("samples", "tables", MAIN.name),
+            *setting_shards("tables", pusa_experiments.base_setting(MAIN).name),
+            *setting_shards("tables", MAIN.name),
         ],
     output:
         report(
@@ -228,7 +289,7 @@ rule make_contact_sheet:
     input:
         experiments=config["experiments"],
         suite=SUITE_INFO,
-        samples=setting_shards("samples", "tables", MAIN.name),
+        samples=setting_shards("tables", MAIN.name),
     output:
         picture=report(
             RESULTS / "figures/contact_sheet.png",
