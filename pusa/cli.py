@@ -539,13 +539,16 @@ def check_claims(
     subject: Subject = None,
     background: Background = None,
     camera: Camera = None,
+    allow_partial: AllowPartial = False,
 ) -> None:
     """Check the paper's claims on its numbers and on ours: OUT as .csv, .md and .html."""
     import pandas as pd
 
     from pusa import claims as report
 
-    sheet, _, values = _study(experiments, seed, scores, allow_missing=True)
+    sheet, _, values = _study(
+        experiments, seed, scores, allow_missing=True, allow_partial=allow_partial
+    )
     table = report.evaluate_claims(
         report.read_claims(claims),
         pd.read_csv(table1),
@@ -553,6 +556,7 @@ def check_claims(
         sheet,
         values,
         _counts(subject, background, camera),
+        allow_partial=allow_partial,
     )
     report.write_claims(table, out, scale)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from pusa.aggregate import NAMES
 from pusa.clip import count_latent_frames
 from pusa.experiments import Setting, prompt_sets, unique_settings
 
@@ -97,12 +98,17 @@ def describe_plan(config: dict, experiments: pd.DataFrame, prompts: dict[str, di
     videos = {name: count_videos(prompts[sets[name]], samples) for name in settings}
     runs = {s.run: s.rank for s in settings.values() if s.seed is not None}
     shards = sum(count_jobs(prompts[sets[name]], config["sample"]) for name in settings)
+    # VBench scores each dimension in a job of its own.
+    scorings = (len(NAMES) if config["score"]["scorer"] == "vbench" else 1) * sum(
+        count_score_jobs(prompts[sets[name]], config["sample"], config["score"])
+        for name in settings
+    )
     merged = sum(1 for s in settings.values() if s.rank is not None)  # one for each setting
     lines = [
         f"{len(settings)} sampling settings, {in_table2} of them Table 2's, each sampled once:",
         *_describe_prompts(sets, prompts, samples),
         f"{len(runs)} training runs, {merged} merged checkpoints, {sum(videos.values()):,} videos "
-        f"in {shards:,} sampling jobs",
+        f"in {shards:,} sampling jobs, {scorings:,} scoring jobs",
     ]
     shape = find_shape(config["model"])
     if shape is None:

@@ -12,7 +12,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from pusa.clip import count_latent_frames
 from pusa.config import check_config, prompt_counts
 from pusa.experiments import COLUMNS, read_experiments, unique_settings
-from pusa.plan import KNOWN_SHAPES, Shape, count_jobs, count_videos, describe_plan, find_shape
+from pusa.plan import (
+    KNOWN_SHAPES,
+    Shape,
+    count_jobs,
+    count_score_jobs,
+    count_videos,
+    describe_plan,
+    find_shape,
+)
 from pusa.train import TARGETS
 
 ROOT = Path(__file__).parents[1]
@@ -117,6 +125,7 @@ def test_plan_of_the_paper():
         "1 on all 1,118 prompts (246 subject + 109 background + 763 camera) x 5 samples = 5,590",
         "30 on a subset of 150 prompts (50 subject + 50 background + 50 camera) x 5 samples = 750",
         f"3 training runs, 29 merged checkpoints, {videos:,} videos in {jobs} sampling jobs",
+        f"sampling jobs, {9 * (6 + 30)} scoring jobs",  # a dimension of up to 1,000 videos
     ):
         assert words in text
 
@@ -133,7 +142,9 @@ def test_plan_of_the_demo():
     text = plan(load("demo.yaml"))
     assert "22 sampling settings, 18 of them Table 2's" in text
     assert "22 on a subset of 12 prompts (6 subject + 3 background + 3 camera) x 1 samples" in text
-    assert "3 training runs, 20 merged checkpoints, 264 videos in 22 sampling jobs" in text
+    assert (
+        "3 training runs, 20 merged checkpoints, 264 videos in 22 sampling jobs, 22 scoring" in text
+    )
     assert "floating-point operations" in text  # no speed to divide them by
     assert "GPU-hours" not in text
 
@@ -211,6 +222,13 @@ def test_jobs_have_whole_prompts():
     sample = {"samples": 5, "videos_per_job": 2}
     assert count_jobs({"subject": 4, "camera": 2}, sample) == 6
     assert count_jobs({"subject": 4, "camera": 2}, sample | {"videos_per_job": 10}) == 3
+
+
+def test_scoring_jobs_take_whole_sampling_jobs():
+    prompts, sample = {"subject": 4, "camera": 2}, {"samples": 5, "videos_per_job": 10}
+    assert count_score_jobs(prompts, sample, {"videos_per_job": 30}) == 1
+    assert count_score_jobs(prompts, sample, {"videos_per_job": 20}) == 2
+    assert count_score_jobs(prompts, sample, {"videos_per_job": 1}) == 3  # no more than sampled
 
 
 def test_full_training_saves_transformers_and_merges_none(tmp_path):
