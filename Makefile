@@ -6,6 +6,7 @@ CORES ?= 2
 VENV := .venv
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"; export PATH;
 DEMO := --configfile config/demo.yaml
+CONFIGS := $(filter-out config/claims.yaml,$(wildcard config/*.yaml))
 FLAGS := --cores $(CORES) --rerun-incomplete --show-failed-logs
 OUT := results/demo
 
@@ -24,6 +25,7 @@ demo: $(VENV)/installed
 	 then snakemake --cores 1 $(DEMO) --report $(OUT)/report.html; fi && \
 	 printf '\n%s\n' "Report:        $(OUT)/report.html" \
 	   "Tables:        $(OUT)/tables/table1.md and table2.md" \
+	   "Claims, audit: $(OUT)/tables/claims.md and audit.md" \
 	   "Effects:       $(OUT)/effects/tables.md" \
 	   "Contact sheet: $(OUT)/figures/contact_sheet.png"
 
@@ -43,7 +45,7 @@ effects: $(VENV)/installed
 
 check: $(VENV)/installed
 	$(RUN) ruff check . && ruff format --check . && snakefmt --check Snakefile workflow && \
-	  for config in $(filter-out config/claims.yaml,$(wildcard config/*.yaml)); do snakemake --lint --configfile $$config && \
+	  for config in $(CONFIGS); do snakemake --lint --configfile $$config && \
 	    snakemake --dry-run --quiet all --configfile $$config || exit 1; done
 
 $(VENV)/installed: envs/requirements.txt pyproject.toml

@@ -152,7 +152,7 @@ def _describe_hours(
         price = f", ${sum(hours) * cost['usd_per_gpu_hour']:,.0f}"
     return [
         f"about {sum(hours):,.0f} GPU-hours{price} at {cost['tflops']:g} TFLOP/s (cost.tflops): "
-        f"training {hours[0]:,.0f}, sampling {hours[1]:,.0f}"
+        f"training {hours[0]:,.0f}, sampling {hours[1]:,.0f}; scoring is not in the estimate"
     ]
 
 

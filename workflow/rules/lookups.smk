@@ -51,9 +51,11 @@ def downloads():
         "suite": config["suite"]["source"] == "vbench",
     }
     folders = [
-        Path(config[section]["path"]) for section in sections if sections[section]
+        Path(config[name]["path"]) for name, needed in sections.items() if needed
     ]
-    return [folder / "download.json" for folder in [*folders, *([WEIGHTS] * VBENCH)]]
+    if VBENCH:
+        folders.append(WEIGHTS)
+    return [folder / "download.json" for folder in folders]
 
 
 def setting_of(wildcards):
@@ -169,14 +171,17 @@ def gpus_of_stages():
 
 def benchmark_files():
     """Of the jobs behind the tables, so that costs are added up after them."""
-    jobs = [Path("train_lora") / run.name for run in lora_logs("tables", "")]
+    jobs = [f"train_lora/{run.name}" for run in lora_logs("tables", "")]
     for name in SETTINGS["tables"]:
-        made = setting_shards("tables", name), score_shards("tables", name)
-        for rule, files in zip(("sample_videos", "score_videos"), made):
-            jobs += [
-                Path(rule, *file.relative_to(RESULTS).parts[1:]).with_suffix("")
-                for file in files
-            ]
+        jobs += [
+            f"sample_videos/tables/{name}/shard{n}"
+            for n in range(shards("tables", name))
+        ]
+        jobs += [
+            f"score_videos/tables/{name}/{dimension}/shard{n}"
+            for dimension in SCORED
+            for n in range(score_jobs("tables", name))
+        ]
     return [RESULTS / "benchmarks" / f"{job}.tsv" for job in jobs]
 
 

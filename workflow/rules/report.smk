@@ -178,7 +178,7 @@ rule measure_effects:
             RESULTS / "effects/{study}.html",
             caption="../report/effects.rst",
             category="2. The paper's claims",
-            labels={"what": "Effects over training seeds ({study})"},
+            labels={"what": "Effects ({study})"},
         ),
     log:
         RESULTS / "logs/measure_effects/{study}.log",
