@@ -11,8 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from pusa.suite import choose_subset
-
 
 @dataclass(frozen=True)
 class Dimension:
@@ -40,9 +38,9 @@ DIMENSIONS = (
 )
 NAMES = tuple(d.name for d in DIMENSIONS)
 SHORT = {d.name: d.short for d in DIMENSIONS}
-METRICS = ("total", "i2v", "quality", *NAMES)
+TOTALS = ("total", "i2v", "quality")
+METRICS = (*TOTALS, *NAMES)
 
-_TOTALS = ("total", "i2v", "quality")
 _BY_FRAMES = tuple(d.name for d in DIMENSIONS if d.by_frames)
 _DECIBELS = "reference_psnr"  # every other measure is a share
 
@@ -97,10 +95,10 @@ def available_measures(
         ValueError: if there are gaps, unless ``allow_partial``.
     """
     needed = needed_dimensions(measures)
-    scored = videos[videos["dimension"].isin(needed) & videos["value"].notna()]
-    present = set(scored["dimension"])
+    asked = videos[videos["dimension"].isin(needed)]
+    present = set(asked.loc[asked["value"].notna(), "dimension"])
     missing = [name for name in needed if name not in present]
-    gaps = f"scores lack {', '.join(missing)}" if missing else _find_gaps(scored)
+    gaps = f"scores lack {', '.join(missing)}" if missing else _find_gaps(asked)
     if not gaps:
         return list(measures)
     if not allow_partial:
@@ -110,8 +108,8 @@ def available_measures(
 
 def needed_dimensions(measures: Sequence[str]) -> list[str]:
     """The dimensions that measures are made from: all nine for the total and its halves."""
-    names = NAMES if not set(_TOTALS).isdisjoint(measures) else ()
-    return list(dict.fromkeys([*names, *(m for m in measures if m not in _TOTALS)]))
+    names = NAMES if not set(TOTALS).isdisjoint(measures) else ()
+    return list(dict.fromkeys([*names, *(m for m in measures if m not in TOTALS)]))
 
 
 def _find_gaps(videos: pd.DataFrame) -> str:
@@ -120,7 +118,7 @@ def _find_gaps(videos: pd.DataFrame) -> str:
         grid = rows.pivot_table(
             index="index", columns=["dimension", "sample"], values="value", aggfunc="count"
         )
-        gaps = grid.isna().stack(["dimension", "sample"], future_stack=True)
+        gaps = grid.fillna(0).eq(0).stack(["dimension", "sample"], future_stack=True)
         if gaps.any():
             index, dimension, sample = gaps.idxmax()
             return (
@@ -158,20 +156,6 @@ def scores_of_sums(value: Mapping, weight: Mapping, measures: Sequence[str]) -> 
         name: (1 if name == _DECIBELS else 100) * value[name] / weight[name]
         for name in needed_dimensions(measures)
     }
-    if not set(_TOTALS).isdisjoint(measures):
+    if not set(TOTALS).isdisjoint(measures):
         scores |= total_scores(scores)
     return {measure: scores[measure] for measure in measures}
-
-
-def restrict(videos: pd.DataFrame, counts: dict[str, int] | None) -> pd.DataFrame:
-    """The rows of a subset of the prompts, by `choose_subset`; all if ``counts`` is None.
-
-    Args:
-        videos: per-video values with the columns ``index`` and ``kind``, of all prompts or of
-            the subset alone.
-    """
-    if counts is None:
-        return videos
-    prompts = videos.drop_duplicates("index").sort_values("index")
-    chosen = choose_subset(list(prompts["kind"]), counts)
-    return videos[videos["index"].isin(prompts["index"].iloc[chosen])]

@@ -26,7 +26,7 @@ from pusa.clip import ClipSize, count_latent_frames
 from pusa.dataset import TENSORS, Clip, open_tensors, read_clip, read_metadata
 from pusa.model_folder import digest_files, require_files
 from pusa.models import encode_pixels, frames_to_pixels, load_vae
-from pusa.video import check_video
+from pusa.video import check_clip
 
 SHARD_CLIPS = 256
 TEXT_BATCH = 64
@@ -125,7 +125,7 @@ def cache_latents(
         made |= shapes
     else:
         vae = load_vae(model, dtype).to(device)
-        check, load = partial(check_video, **asdict(size)), partial(_encode_clip, vae, size)
+        check, load = partial(check_clip, **asdict(size)), partial(_encode_clip, vae, size)
         made |= {"vae": digest_files(Path(model) / "vae"), "dtype": str(dtype)}
 
     # Headers first, which takes seconds: hours of encoding must not end in a bad last clip.

@@ -19,10 +19,10 @@ from jsonschema.exceptions import best_match
 
 from pusa.aggregate import METRICS, NAMES
 from pusa.experiments import COLUMNS, published_key
+from pusa.intervals import FAILS, HOLDS, UNDECIDED, judge
 from pusa.page import score_cell, write_page
-from pusa.tables import NOT_VBENCH, common_scorer, row_differences
+from pusa.study import NOT_VBENCH, Study
 
-HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "not decided"
 NOT_PUBLISHED, NOT_RUN = "no published number", "not run"
 TITLE = "The paper's claims, on its numbers and on ours"
 COMPARISON = re.compile(r"(\S+) ([<>]) (\S+)(?: ([+-]) (\d+(?:\.\d+)?))?")
@@ -41,6 +41,7 @@ SCHEMA = {
         },
         "claims": {
             "type": "array",
+            "minItems": 1,
             "items": {
                 "type": "object",
                 "required": ["claim", "source", "compare"],
@@ -87,13 +88,6 @@ class Comparison:
     def __str__(self) -> str:
         margin = f" {'+' if self.margin > 0 else '-'} {abs(self.margin):g}" if self.margin else ""
         return f"{self.left.name} {self.relation} {self.right.name}{margin}"
-
-    def judge(self, low: float, high: float) -> str:
-        """The verdict if ``left - right`` is known to lie between ``low`` and ``high``."""
-        above, below = low > self.margin, high < self.margin
-        if self.relation == "<":
-            above, below = below, above
-        return HOLDS if above else FAILS if below else UNDECIDED
 
 
 @dataclass(frozen=True)
@@ -172,22 +166,15 @@ def evaluate_claims(
     claims: list[Claim],
     table1: pd.DataFrame,
     table2: pd.DataFrame,
-    experiments: pd.DataFrame,
-    scores: dict[str, pd.DataFrame],
-    subset: dict[str, int] | None,
-    *,
-    allow_partial: bool = False,
+    study: Study,
 ) -> pd.DataFrame:
     """Evaluate every comparison of every claim, on the published numbers and on ours.
 
     Args:
         claims: from `read_claims`.
-        table1: the published Table 1.
-        table2: the published Table 2, with alpha as text.
-        experiments: the sheet, from `pusa.experiments.read_experiments`.
-        scores: score table of each setting by its name; settings that were not run may be missing.
-        subset: prompts of each kind that the sheet's ``subset`` stands for.
-        allow_partial: take what there is of settings that lack videos or dimensions.
+        table1: the published Table 1, from `pusa.tables.read_published`.
+        table2: the published Table 2, likewise.
+        study: from `pusa.study.read_study`.
 
     Returns:
         One row per comparison: ``number`` of the claim, ``claim, source, needs``, the claim's
@@ -218,12 +205,10 @@ def evaluate_claims(
 
     @cache
     def differences(left: Row, right: Row) -> dict | None:
-        pair = [_find(row, experiments, "the experiments sheet") for row in (right, left)]
-        if None in pair:
-            return None
-        return row_differences(*pair, scores, subset, allow_partial=allow_partial)
+        pair = [_find(row, study.experiments, "the experiments sheet") for row in (right, left)]
+        return None if None in pair else study.differences(*pair)
 
-    scorer = common_scorer(scores)
+    scorer = study.scorer
     rows = []
     for number, claim in enumerate(claims, start=1):
         evaluated = [
@@ -249,7 +234,7 @@ def _find(row: Row, table: pd.DataFrame, what: str) -> dict | None:
     found = table
     for column, cell in row.cells:
         if column in table.columns:
-            found = found[found[column] == cell]
+            found = found[found[column].astype(str) == cell]  # numbers, in published tables
     if len(found) > 1:
         raise ValueError(
             f"claims row {row.name!r} stands for {len(found)} rows of {what}, expected one; "
@@ -261,7 +246,7 @@ def _find(row: Row, table: pd.DataFrame, what: str) -> dict | None:
 def _judge_published(c: Comparison, left: dict | None, right: dict | None) -> dict:
     values = [np.nan if row is None else row[c.column] for row in (left, right)]
     difference = round(values[0] - values[1], 2)  # as many decimals as are printed
-    verdict = c.judge(difference, difference)
+    verdict = judge(difference, difference, c.relation, c.margin)
     if np.isnan(difference):
         verdict = NOT_PUBLISHED
     elif verdict == UNDECIDED:  # exactly on the margin
@@ -273,7 +258,7 @@ def _judge_here(c: Comparison, differences: dict | None) -> dict:
     if differences is None or np.isnan(differences[c.column].value):
         return {"difference": np.nan, "low": np.nan, "high": np.nan, "here": NOT_RUN}
     found = differences[c.column]
-    verdict = c.judge(found.low, found.high)
+    verdict = judge(found.low, found.high, c.relation, c.margin)
     return {"difference": found.value, "low": found.low, "high": found.high, "here": verdict}
 
 
@@ -285,12 +270,17 @@ def write_claims(table: pd.DataFrame, out: Path, scale: str) -> None:
         scale: sentences on what was run: model, prompts, samples.
     """
     table.to_csv(out.with_suffix(".csv"), index=False)
-    title = TITLE + (NOT_VBENCH if (table["scorer"] == "weight_free").any() else "")
+    title = TITLE
+    if (table["scorer"] == "weight_free").any():
+        title += f" (rows of this run: {NOT_VBENCH})"
     intro = (
         f"{scale} A claim is a number of comparisons between rows of Tables 1 and 2, of which all "
         "or most have to hold. Published numbers have no interval. Ours are paired by prompt and "
         "sample, with a 95 % bootstrap interval over prompts. Not decided: the interval includes "
-        "the boundary between holding and not. Not run: a row has no scores."
+        "the boundary between holding and not. Not run: a row has no scores. Margins in points, as "
+        "in `+ 0.5`, are ours, not the paper's. The intervals are not widened for the number of "
+        "comparisons: of many, one may fail by chance; and they are too narrow where a kind has "
+        "under ten prompts."
     ).strip()
     claims, comparisons = [], []
     for number, rows in table.groupby("number"):

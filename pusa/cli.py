@@ -350,12 +350,13 @@ def score(
     width: Width,
 ) -> None:
     """Score videos by weight-free measures (not VBench): OUT, one row per video and measure."""
-    from pusa import measures, scores
+    from pusa.measures import measure_videos
+    from pusa.scores import write_scores
     from pusa.suite import read_manifests, read_suite
 
     videos, folder = read_manifests(manifests)
     references = suite / "reference"
-    table, record = measures.measure_videos(
+    table, record = measure_videos(
         read_suite(suite, height=height, width=width),
         videos,
         folder,
@@ -364,26 +365,25 @@ def score(
         width=width,
         references=references if references.is_dir() else None,
     )
-    scores.write_scores(table, record, out)
+    write_scores(table, record, out)
 
 
 @app.command()
 def check_vbench(
     suite: Path,
-    out: Path,
     weights: Annotated[Path, typer.Option(help="Folder of VBench's networks.")],
     height: Height,
     width: Width,
     samples: Annotated[int, typer.Option(help="Videos per prompt.")] = 1,
 ) -> None:
-    """Check that VBench can score SUITE here; write its environment to OUT. Runs in it."""
+    """Check that VBench can score SUITE here. Runs in its environment."""
     from pusa.suite import read_suite
-    from pusa.vbench.run import check_suite, write_environment
+    from pusa.vbench.run import check_environment, check_suite
     from pusa.vbench.weights import check_weights
 
     check_weights(weights)
     check_suite(read_suite(suite, height=height, width=width), samples)
-    write_environment(out)
+    check_environment()
 
 
 @app.command()
@@ -400,13 +400,15 @@ def score_vbench(
 ) -> None:
     """Score videos with VBench on one dimension: OUT, a row per video. Runs in its environment."""
     device = _choose_device(device)
-    from pusa import scores
+    from pusa.scores import write_scores
     from pusa.suite import read_manifests, read_suite
-    from pusa.vbench import run
+    from pusa.vbench.run import score_videos
+    from pusa.video import check_samples
 
     videos, folder = read_manifests(manifests)
-    scores.check_videos(videos, folder, frames=frames, height=height, width=width)
-    table, record = run.score_videos(
+    files = [folder / file for file in videos["file"]]
+    check_samples(files, frames=frames, height=height, width=width)
+    table, record = score_videos(
         read_suite(suite, height=height, width=width),
         videos,
         folder,
@@ -414,7 +416,7 @@ def score_vbench(
         weights=weights,
         device=device,
     )
-    scores.write_scores(table, record, out)
+    write_scores(table, record, out)
 
 
 @app.command()
@@ -426,42 +428,12 @@ def gather_scores(
     allow_partial: AllowPartial = False,
 ) -> None:
     """Check that every video has every score that SUITE asks for, and put them into one file."""
-    from pusa import scores as files
+    from pusa.scores import gather_scores, write_scores
     from pusa.suite import read_manifests, read_prompts
 
     videos, _ = read_manifests(manifests)
-    table, record = files.gather_scores(
-        scores, read_prompts(suite), videos, allow_partial=allow_partial
-    )
-    files.write_scores(table, record, out)
-
-
-def _study(
-    experiments: Path,
-    seed: int | None,
-    folder: Path,
-    effect_seeds: list[int] | None = None,
-    counts: dict[str, int] | None = None,
-    *,
-    allow_missing: bool = False,
-    allow_partial: bool = False,
-):
-    """The sheet, the settings by name, and the scores by setting name.
-
-    ``allow_missing`` leaves out settings without a score file.
-    """
-    from pusa import experiments as sheets
-    from pusa.scores import read_study
-
-    table = sheets.read_experiments(experiments, seed=seed)
-    if effect_seeds is None:
-        settings = sheets.unique_settings(table)
-    else:
-        settings = sheets.settings_over_seeds(table, effect_seeds)
-    files = {name: folder / f"{name}.csv" for name in settings}
-    if allow_missing:
-        files = {name: file for name, file in files.items() if file.exists()}
-    return table, settings, read_study(files, counts, allow_partial=allow_partial)
+    table, record = gather_scores(scores, read_prompts(suite), videos, allow_partial=allow_partial)
+    write_scores(table, record, out)
 
 
 @app.command()
@@ -487,20 +459,24 @@ def tables(
     """
     import pandas as pd
 
-    from pusa import costs as spent
-    from pusa import tables as make
+    from pusa.costs import describe_costs
+    from pusa.study import read_study
+    from pusa.tables import make_table1, make_table2, read_published, write_table1, write_table2
 
-    sheet, _, values = _study(
-        experiments, seed, scores, allow_missing=True, allow_partial=allow_partial
+    study = read_study(
+        experiments,
+        scores,
+        seed=seed,
+        subset=_counts(subject, background, camera),
+        allow_missing=True,
+        allow_partial=allow_partial,
     )
-    subset = _counts(subject, background, camera)
     out.mkdir(parents=True, exist_ok=True)
-    one = make.make_table1(sheet, values, pd.read_csv(table1), subset, allow_partial=allow_partial)
-    published = pd.read_csv(table2, dtype={"alpha": str})
-    two = make.make_table2(sheet, values, published, subset, allow_partial=allow_partial)
-    cost = "" if costs is None else spent.describe_costs(pd.read_csv(costs))
-    make.write_table1(one, out / "table1", f"{scale} {cost}".strip())
-    make.write_table2(two, out / "table2", scale)
+    one = make_table1(study, read_published(table1))
+    two = make_table2(study, read_published(table2))
+    cost = "" if costs is None else describe_costs(pd.read_csv(costs))
+    write_table1(one, out / "table1", f"{scale} {cost}".strip())
+    write_table2(two, out / "table2", scale)
 
 
 @app.command()
@@ -514,15 +490,14 @@ def audit(
     seed: Seed = None,
 ) -> None:
     """Report what is wrong in published tables: OUT with the suffixes .csv, .md and .html."""
-    import pandas as pd
-
-    from pusa import audit as rules
+    from pusa.audit import audit_tables, same_settings, video_counts, write_audit
     from pusa.experiments import read_experiments
+    from pusa.tables import read_published
 
-    one, two = pd.read_csv(table1), pd.read_csv(table2, dtype={"alpha": str})
-    same = rules.same_settings(read_experiments(experiments, seed=seed)) if experiments else None
-    findings = rules.audit_tables(one, two, same_setting=same)
-    rules.write_audit(findings, rules.video_counts(one, two), out)
+    one, two = read_published(table1), read_published(table2)
+    same = same_settings(read_experiments(experiments, seed=seed)) if experiments else None
+    findings = audit_tables(one, two, same_setting=same)
+    write_audit(findings, video_counts(one, two), out)
     print(f"{len(findings)} findings, in {out.with_suffix('.md')}")
 
 
@@ -542,23 +517,22 @@ def check_claims(
     allow_partial: AllowPartial = False,
 ) -> None:
     """Check the paper's claims on its numbers and on ours: OUT as .csv, .md and .html."""
-    import pandas as pd
+    from pusa.claims import evaluate_claims, read_claims, write_claims
+    from pusa.study import read_study
+    from pusa.tables import read_published
 
-    from pusa import claims as report
-
-    sheet, _, values = _study(
-        experiments, seed, scores, allow_missing=True, allow_partial=allow_partial
-    )
-    table = report.evaluate_claims(
-        report.read_claims(claims),
-        pd.read_csv(table1),
-        pd.read_csv(table2, dtype={"alpha": str}),
-        sheet,
-        values,
-        _counts(subject, background, camera),
+    study = read_study(
+        experiments,
+        scores,
+        seed=seed,
+        subset=_counts(subject, background, camera),
+        allow_missing=True,
         allow_partial=allow_partial,
     )
-    report.write_claims(table, out, scale)
+    table = evaluate_claims(
+        read_claims(claims), read_published(table1), read_published(table2), study
+    )
+    write_claims(table, out, scale)
 
 
 @app.command()
@@ -575,16 +549,12 @@ def effects(
     camera: Camera = None,
 ) -> None:
     """Measure the paper's effects; write OUT with the suffixes .csv, .md and .html."""
-    from pusa import effects as measure
-    from pusa.experiments import main_setting
+    from pusa.effects import measure_effects, validation_losses, write_effects
+    from pusa.study import read_study
 
-    counts = _counts(subject, background, camera)
-    sheet, settings, values = _study(experiments, seed, scores, effect_seed, counts)
-    result = measure.measure_effects(values, settings, main_setting(sheet))
-    trained = (s for s in settings.values() if s.seed is not None)
-    names = sorted({s.run for s in trained})
-    losses = measure.validation_losses([runs / name / "validation.csv" for name in names])
-    measure.write_effects(result, losses, out, scale)
+    subset = _counts(subject, background, camera)
+    study = read_study(experiments, scores, seed=seed, subset=subset, effect_seeds=effect_seed)
+    write_effects(measure_effects(study), validation_losses(study, runs), out, scale)
 
 
 @app.command()
@@ -663,15 +633,13 @@ def plot_scores(
     camera: Camera = None,
 ) -> None:
     """Plot total score against alpha, rank, iterations and steps, beside the paper's."""
-    import pandas as pd
+    from pusa.figures import plot_scores
+    from pusa.study import read_study
+    from pusa.tables import read_published
 
-    from pusa import figures
-    from pusa.experiments import main_setting
-
-    sheet, _, values = _study(experiments, seed, scores)
-    published = pd.read_csv(table2, dtype={"alpha": str})
     subset = _counts(subject, background, camera)
-    figures.plot_scores(sheet, values, published, main_setting(sheet), out, subset=subset)
+    study = read_study(experiments, scores, seed=seed, subset=subset)
+    plot_scores(study, read_published(table2), out)
 
 
 @app.command()

@@ -7,10 +7,9 @@ from pathlib import Path
 import jsonschema
 import yaml
 
+from pusa import vbench
 from pusa.clip import count_latent_frames
 from pusa.suite import KINDS, VBENCH_COUNTS, count_prompts
-
-VBENCH_SIDE = 128  # pixels; under it RAFT and AMT answer with NaN, which VBench takes for a score
 
 
 def check_config(config: dict, schema: str | Path) -> None:
@@ -30,10 +29,10 @@ def check_config(config: dict, schema: str | Path) -> None:
     except ValueError as error:
         raise ValueError(f"config key clip.frames: {error}") from None
     for side in ("height", "width"):
-        if config["score"]["scorer"] == "vbench" and config["clip"][side] < VBENCH_SIDE:
+        if config["score"]["scorer"] == "vbench" and config["clip"][side] < vbench.MIN_SIDE:
             raise ValueError(
                 f"config key clip.{side}: found {config['clip'][side]}, expected at least "
-                f"{VBENCH_SIDE} with score.scorer vbench, which scores smaller clips wrong"
+                f"{vbench.MIN_SIDE} with score.scorer vbench, which scores smaller clips wrong"
             )
     if config["lora"]["source"] == "released":
         return

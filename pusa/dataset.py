@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from pusa.clip import count_latent_frames
-from pusa.video import read_video
+from pusa.video import check_clip, read_video
 
 #: What DiffSynth-Studio adds to the name of a clip for the file of its latents and prompt.
 TENSORS = ".tensors.pth"
@@ -78,13 +78,10 @@ def read_clip(path: Path, *, frames: int, height: int, width: int) -> np.ndarray
         ValueError: if it cannot be decoded, is too short, or has another size.
     """
     count_latent_frames(frames)
+    check_clip(path, frames=frames, height=height, width=width)
     video = read_video(path)
-    if len(video) < frames:
+    if len(video) < frames:  # fewer than its header says
         raise ValueError(f"{path}: {len(video)} frames, expected at least {frames}")
-    if video.shape[1:3] != (height, width):
-        raise ValueError(
-            f"{path}: {video.shape[2]}x{video.shape[1]} pixels, expected {width}x{height}"
-        )
     return video[:frames]
 
 

@@ -12,21 +12,22 @@ import numpy as np
 import pandas as pd
 
 from pusa.aggregate import needed_dimensions, setting_scores
-from pusa.experiments import Setting, base_setting
-from pusa.intervals import difference_intervals
-from pusa.page import write_page
+from pusa.experiments import Setting, base_setting, main_setting
+from pusa.intervals import difference_intervals, judge
+from pusa.page import score_cell, write_page
+from pusa.study import NOT_VBENCH, Study, restrict
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A claim: ``measure`` rises, falls or holds from ``before`` to ``after``."""
+    """A claim: ``after - before`` of ``measure`` is above, or below, ``margin``."""
 
     effect: str
     before: Setting
     after: Setting
     measure: str
-    expected: str = "rises"  # "rises", "falls" or "holds"
-    tolerance: float = 0.0  # for "holds": the loss that still counts as none
+    relation: str = ">"
+    margin: float = 0.0  # negative for what is to hold: the loss that still counts as none
 
 
 def comparisons(settings: list[Setting], main: Setting) -> list[Comparison]:
@@ -34,11 +35,9 @@ def comparisons(settings: list[Setting], main: Setting) -> list[Comparison]:
     found = {replace(s, seed=main.seed) if s.seed is not None else s for s in settings}
     result: list[Comparison] = []
 
-    def add(effect, before, after, measures, expected="rises", tolerance=0.0):
+    def add(effect, before, after, measures, relation=">", margin=0.0):
         if before in found and after in found and before != after:
-            result.extend(
-                Comparison(effect, before, after, m, expected, tolerance) for m in measures
-            )
+            result.extend(Comparison(effect, before, after, m, relation, margin) for m in measures)
 
     base = base_setting(main)
     adherence = ("i2v_subject", "i2v_background", "reference_psnr")
@@ -62,7 +61,7 @@ def comparisons(settings: list[Setting], main: Setting) -> list[Comparison]:
     if before:
         add("more iterations help", before[0], main, ("reference_psnr", "total"))
     if after:
-        add("then a plateau", main, after[-1], ("total",), "holds", 1.0)
+        add("then a plateau", main, after[-1], ("total",), margin=-1.0)
     if main.rank is not None:
         ranked = (s for s in found if (s.model, s.alpha) == (main.model, main.alpha))
         for low in sorted((s for s in ranked if s.rank < main.rank), key=lambda s: s.rank):
@@ -74,7 +73,7 @@ def comparisons(settings: list[Setting], main: Setting) -> list[Comparison]:
     for n in fewer:
         add(f"{main.steps} steps beat {n}", steps[n], main, ("total",))
     for n in more:
-        add(f"{n} steps add little to {main.steps}", main, steps[n], ("total",), "holds", 1.0)
+        add(f"{n} steps add little to {main.steps}", main, steps[n], ("total",), margin=-1.0)
     alphas = {s.alpha: s for s in found if s == replace(main, alpha=s.alpha)}
     for alpha in sorted(alphas):
         if alpha != main.alpha:
@@ -82,21 +81,19 @@ def comparisons(settings: list[Setting], main: Setting) -> list[Comparison]:
     if alphas:
         low, high = alphas[min(alphas)], alphas[max(alphas)]
         add("a higher alpha is more consistent", low, high, ("subject_consistency",))
-        add("a higher alpha moves less", low, high, ("dynamic_degree",), "falls")
+        add("a higher alpha moves less", low, high, ("dynamic_degree",), "<")
     t2v = (replace(base, task="t2v"), replace(main, task="t2v"))
-    add("text-to-video is kept: motion", *t2v, ("motion_match",), "holds", 10.0)
-    add("text-to-video is kept: quality", *t2v, ("imaging_quality",), "holds", 2.0)
+    add("text-to-video is kept: motion", *t2v, ("motion_match",), margin=-10.0)
+    add("text-to-video is kept: quality", *t2v, ("imaging_quality",), margin=-2.0)
     return result
 
 
-def measure_effects(
-    scores: dict[str, pd.DataFrame], settings: dict[str, Setting], main: Setting
-) -> pd.DataFrame:
-    """Evaluate every comparison.
+def measure_effects(study: Study) -> pd.DataFrame:
+    """Evaluate every comparison, on the study's subset of the prompts.
 
     Args:
-        scores: the score table of each setting, by its name.
-        settings: the settings by name; several training seeds of one setting are averaged.
+        study: from `pusa.study.read_study`, with the scores of every setting; several training
+            seeds of one setting are averaged.
 
     Returns:
         One row per comparison: ``effect, before, after, measure, value_before, value_after,
@@ -106,12 +103,13 @@ def measure_effects(
     Raises:
         ValueError: if two settings that are compared have other videos, or other scorers.
     """
+    main = main_setting(study.experiments)
     by_setting: dict[Setting, list[pd.DataFrame]] = {}
-    for name, setting in settings.items():
+    for setting, videos in study.scores.items():
         seedless = setting if setting.seed is None else replace(setting, seed=main.seed)
-        by_setting.setdefault(seedless, []).append(scores[name])
+        by_setting.setdefault(seedless, []).append(restrict(videos, study.subset))
     rows = []
-    for c in comparisons(list(settings.values()), main):
+    for c in comparisons(list(study.scores), main):
         sides = by_setting[c.before], by_setting[c.after]
         if not all(_can_give(videos, c.measure) for side in sides for videos in side):
             continue  # the suite has no reference clips
@@ -136,7 +134,7 @@ def measure_effects(
                 "high": interval.high,
                 "seed_sd": np.std(np.subtract(second, first), ddof=1) if seeds > 1 else np.nan,
                 "seeds": seeds,
-                "verdict": _verdict(interval.low, interval.high, c),
+                "verdict": judge(interval.low, interval.high, c.relation, c.margin),
                 "scorer": before[0]["scorer"].iloc[0],
             }
         )
@@ -154,16 +152,6 @@ def _pool(tables: list[pd.DataFrame]) -> pd.DataFrame:
     )
 
 
-def _verdict(low: float, high: float, comparison: Comparison) -> str:
-    if comparison.expected == "falls":
-        low, high = -high, -low
-    if comparison.expected == "holds":
-        low, high = low + comparison.tolerance, high + comparison.tolerance
-    if low > 0:
-        return "holds"
-    return "does not hold" if high < 0 else "not decided"
-
-
 def write_effects(effects: pd.DataFrame, losses: pd.DataFrame, out: Path, scale: str) -> None:
     """Write effects and validation losses to ``out`` with the suffixes .csv, .md and .html.
 
@@ -175,7 +163,7 @@ def write_effects(effects: pd.DataFrame, losses: pd.DataFrame, out: Path, scale:
     effects.to_csv(out.with_suffix(".csv"), index=False, float_format="%.4f")
     title, what = "The paper's effects, measured", "Scores"
     if (effects["scorer"] == "weight_free").any():
-        title += " (weight-free scores, not VBench)"
+        title += f" ({NOT_VBENCH})"
         what = "Scores are weight-free stand-ins, not VBench numbers; they"
     intro = (
         f"{scale} {what} are in per cent, reference_psnr is in dB against the true continuation. "
@@ -184,13 +172,13 @@ def write_effects(effects: pd.DataFrame, losses: pd.DataFrame, out: Path, scale:
     )
     shown = effects.copy()
     shown["difference"] = [
-        f"{r.difference:+.2f} [{r.low:+.2f}, {r.high:+.2f}]" for r in effects.itertuples()
+        score_cell(r.difference, r.low, r.high, sign="+") for r in effects.itertuples()
     ]
     columns = ["effect", "before", "after", "measure", "value_before", "value_after", "difference"]
     if (effects["seeds"] > 1).any():
         columns += ["seed_sd", "seeds"]
     shown = shown[[*columns, "verdict"]].rename(columns=lambda c: c.replace("_", " "))
-    shown = shown.map(lambda v: f"{v:.2f}" if isinstance(v, float) else v)
+    shown = shown.map(lambda v: score_cell(v) if isinstance(v, float) else v)
     loss_intro = (
         "Mean squared velocity error on held-out clips at fixed noise: with a timestep per frame "
         "(asynchronous), with a clean first frame (image_to_video), and with one timestep "
@@ -203,13 +191,19 @@ def write_effects(effects: pd.DataFrame, losses: pd.DataFrame, out: Path, scale:
     write_page(title, sections, out)
 
 
-def validation_losses(files: list[Path]) -> pd.DataFrame:
-    """Validation losses of all runs, averaged over seeds: one row per model, rank, iteration."""
-    tables = []
-    for file in files:
-        model, method, _ = Path(file).parent.name.rsplit("-", 2)  # rank16 or full
-        rank = method if method == "full" else int(method.removeprefix("rank"))
-        tables.append(pd.read_csv(file).assign(model=model, rank=rank))
+def validation_losses(study: Study, folder: Path) -> pd.DataFrame:
+    """Validation losses of a study's trainings: a row per model, rank and iteration, over seeds.
+
+    Args:
+        folder: holds ``<run>/validation.csv`` of each training run.
+    """
+    trained = {setting.run: setting for setting in study.scores if setting.seed is not None}
+    tables = [
+        pd.read_csv(folder / run / "validation.csv").assign(
+            model=trained[run].model, rank=trained[run].rank or "full"
+        )
+        for run in sorted(trained)
+    ]
     if not tables:  # a released LoRA was trained elsewhere
         return pd.DataFrame()
     table = pd.concat(tables).pivot_table(

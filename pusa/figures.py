@@ -9,10 +9,10 @@ import pandas as pd
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from pusa.experiments import Setting, published_key
+from pusa.experiments import Setting, main_setting, published_key
 from pusa.intervals import score_intervals
+from pusa.study import NOT_VBENCH, Study
 from pusa.suite import SuitePrompt, load_image
-from pusa.tables import common_scorer, row_videos
 from pusa.video import read_video, write_video
 
 STYLE = {
@@ -27,7 +27,6 @@ STYLE = {
         color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
     ),
 }
-NOT_VBENCH = "weight-free scores, not VBench"
 STRIP_FRAMES = 6
 SHEET_PROMPTS = 24
 SHEET_PIXELS = 256  # width of a clip in the contact sheet's video
@@ -58,25 +57,25 @@ def plot_losses(runs: list[Path], out: Path) -> None:
         plt.close(figure)
 
 
-def plot_scores(
-    experiments: pd.DataFrame,
-    scores: dict[str, pd.DataFrame],
-    published: pd.DataFrame,
-    main: Setting,
-    out: Path,
-    *,
-    subset: dict[str, int] | None,
-) -> None:
+def plot_scores(study: Study, published: pd.DataFrame, out: Path) -> None:
     """Total score, with its 95 % interval, against alpha, rank, iterations and steps.
 
     The paper's curve is beside ours; on a scale of its own where ours are not VBench's scores.
     A panel that the sheet has nothing for is left empty.
+
+    Args:
+        study: from `pusa.study.read_study`, with the scores of every setting.
+        published: the published Table 2, from `pusa.tables.read_published`.
+        out: the image file.
+
+    Raises:
+        ValueError: if settings differ in their scorer.
     """
-    comparable = common_scorer(scores) == "vbench"
-    ours = experiments[experiments["table"] == "2"]
+    main = main_setting(study.experiments)
+    comparable = study.scorer == "vbench"
+    ours = study.experiments[study.experiments["table"] == "2"]
     totals = [
-        score_intervals(row_videos(row, scores, subset), ["total"])["total"]
-        for row in ours.to_dict("records")
+        score_intervals(study.videos(row), ["total"])["total"] for row in ours.to_dict("records")
     ]
     ours = ours.assign(
         total=[t.value for t in totals],

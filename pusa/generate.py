@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from pusa.cache import PromptCache
 from pusa.clip import ClipSize, count_latent_frames
+from pusa.device import describe_device
 from pusa.flow import sigma_grid
 from pusa.lora import fingerprint, read_merged
 from pusa.model_folder import digest_files
@@ -22,7 +23,6 @@ from pusa.models import (
     load_vae,
     pixels_to_frames,
 )
-from pusa.provenance import describe_device
 from pusa.sampler import model_velocity, noise_for, sample_latents
 from pusa.suite import SuitePrompt, load_image
 from pusa.video import read_settings, write_video
@@ -103,7 +103,7 @@ def generate_suite(
                 write_video(out / prompt.video_name(sample), video, record)
             progress.update(len(batch))
     table = pd.DataFrame(rows, columns=["file", "index", "prompt", "sample"])
-    return table.assign(device=describe_device())
+    return table.assign(device=describe_device(device))
 
 
 def _sample_batch(batch, settings: SampleSettings, vae, velocity, embeds, device) -> torch.Tensor:

@@ -26,6 +26,8 @@ RESAMPLES = 10_000
 BATCH = 1000  # resamples held in memory at once
 #: Equal sums in another order differ in their last bits; a difference of nothing is nothing.
 DECIMALS = 9
+#: Verdicts on a claim about a number.
+HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "not decided"
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,21 @@ class Interval:
     high: float
 
 
+def judge(low: float, high: float, relation: str, margin: float = 0.0) -> str:
+    """Whether a number that lies between ``low`` and ``high`` is above or below ``margin``.
+
+    Args:
+        relation: what is claimed, ``>`` or ``<``.
+
+    Returns:
+        `HOLDS` or `FAILS` where the whole interval says so, else `UNDECIDED`.
+    """
+    above, below = low > margin, high < margin
+    if relation == "<":
+        above, below = below, above
+    return HOLDS if above else FAILS if below else UNDECIDED
+
+
 def score_intervals(
     videos: pd.DataFrame, measures: Sequence[str] = METRICS, *, allow_partial: bool = False
 ) -> dict[str, Interval]:
@@ -54,7 +71,8 @@ def score_intervals(
     Raises:
         ValueError: as `pusa.aggregate.dimension_scores`.
     """
-    return _intervals([videos], measures, allow_partial)
+    available = available_measures(videos, measures, allow_partial=allow_partial)
+    return _intervals([videos], measures, available)
 
 
 def difference_intervals(
@@ -66,36 +84,43 @@ def difference_intervals(
 ) -> dict[str, Interval]:
     """``after - before``, paired: both sides are resampled with the same prompts.
 
+    Args:
+        before: the score table of a setting.
+        after: that of another.
+        measures: as of `score_intervals`.
+        allow_partial: compare the videos and dimensions that both have; what one of them lacks
+            is NaN, as in `pusa.aggregate.setting_scores`.
+
     Raises:
-        ValueError: if the two do not hold the same prompts and samples, or were scored
-            differently; and as `pusa.aggregate.dimension_scores`.
+        ValueError: if the two were scored differently or, unless ``allow_partial``, do not hold
+            the same prompts and samples; and as `pusa.aggregate.dimension_scores`.
     """
     scorers = set(before["scorer"]) | set(after["scorer"])
     if len(scorers) > 1:
         raise ValueError(f"scores of {' and '.join(sorted(scorers))} cannot be compared")
     pairs = [set(zip(v["kind"], v["index"], v["sample"], strict=True)) for v in (before, after)]
-    if alone := sorted(pairs[0] ^ pairs[1]):
+    alone = sorted(pairs[0] ^ pairs[1])
+    if alone and not allow_partial:
         kind, index, sample = alone[0]
         raise ValueError(
             "settings that are compared must have the same videos; "
             f"{len(alone)} are on one side only, such as {kind} prompt {index}, sample {sample} "
             f"({'before' if alone[0] in pairs[0] else 'after'})"
         )
-    return _intervals([before, after], measures, allow_partial)
+    keys = ["index", "sample", "dimension"]
+    scored = [videos.loc[videos["value"].notna(), keys] for videos in (before, after)]
+    both = scored[0].merge(scored[1])
+    paired = [videos.merge(both) for videos in (before, after)]
+    available = measures
+    for videos in (before, after, paired[0]):
+        available = available_measures(videos, available, allow_partial=allow_partial)
+    return _intervals(paired, measures, available)
 
 
 def _intervals(
-    settings: list[pd.DataFrame], measures: Sequence[str], allow_partial: bool
+    settings: list[pd.DataFrame], measures: Sequence[str], available: Sequence[str]
 ) -> dict[str, Interval]:
-    """Of the score of one setting, or of the second's less the first's."""
-    available = measures
-    for videos in settings:
-        available = available_measures(videos, available, allow_partial=allow_partial)
-    if len(settings) == 2:  # of partial tables, what both have
-        keys = ["index", "sample", "dimension"]
-        scored = [videos.loc[videos["value"].notna(), keys] for videos in settings]
-        both = scored[0].merge(scored[1])
-        settings = [videos.merge(both) for videos in settings]
+    """Of the score of one setting, or of the second's less the first's; NaN if not available."""
     sums = [prompt_sums(videos, available) for videos in settings]
     found = _bootstrap(sums, available) if available else {}
     missing = Interval(np.nan, np.nan, np.nan)

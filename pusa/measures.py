@@ -22,9 +22,10 @@ from skimage.measure import blur_effect
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tqdm import tqdm
 
-from pusa.scores import COLUMNS, check_videos
-from pusa.suite import SuitePrompt, load_image
-from pusa.video import check_video, read_video
+from pusa.device import describe_device
+from pusa.scores import COLUMNS
+from pusa.suite import SuitePrompt, check_motions, load_image
+from pusa.video import check_clip, check_samples, read_video
 
 MIN_FRAMES = 3
 MATCH_SIDE = 64  # pixels; images are reduced to it before patches are sought
@@ -63,7 +64,7 @@ def measure_videos(
     Raises:
         FileNotFoundError: if a video is missing.
         ValueError: if a video or reference is unreadable or of another length, size or frame
-            rate, or of a prompt that the suite does not have.
+            rate, or of a prompt that the suite does not have or that names no camera motion.
     """
     by_index = {p.index: p for p in prompts}
     _check_inputs(by_index, videos, folder, frames, height, width, references)
@@ -74,7 +75,7 @@ def measure_videos(
         features = ClipFeatures(clip, load_image(prompt.image, height=height, width=width))
         values = {name: MEASURES[name](features) for name in prompt.dimensions if name in MEASURES}
         if "camera_motion" in prompt.dimensions:
-            values["camera_motion"] = classify_camera(clip) == camera_of_prompt(prompt.prompt)
+            values["camera_motion"] = classify_camera(clip) == prompt.camera_motion
         if references is not None:
             truth = read_video(Path(references) / prompt.reference_name)[: len(clip)]
             values["reference_psnr"] = reference_psnr(clip, truth)
@@ -87,7 +88,7 @@ def measure_videos(
     record = {
         "scorer": "weight_free",
         "dimensions": sorted(table["dimension"].unique()),
-        "device": "cpu",
+        "device": describe_device("cpu"),
         "packages": {name: version(name) for name in PACKAGES},
     }
     return table, record
@@ -99,11 +100,13 @@ def _check_inputs(by_index, videos, folder, frames, height, width, references) -
     for row in videos.to_dict("records"):
         if row["index"] not in by_index:
             raise ValueError(f"{row['file']}: the suite has no prompt {row['index']}")
-    check_videos(videos, folder, frames=frames, height=height, width=width)
+    wanted = [by_index[index] for index in videos["index"].unique()]
+    check_motions(wanted)
+    size = {"frames": frames, "height": height, "width": width}
+    check_samples((Path(folder) / file for file in videos["file"]), **size)
     if references is not None:
-        for index in videos["index"].unique():
-            reference = Path(references) / by_index[index].reference_name
-            check_video(reference, frames=frames, height=height, width=width)
+        for prompt in wanted:
+            check_clip(Path(references) / prompt.reference_name, **size)
 
 
 class ClipFeatures:
@@ -300,11 +303,6 @@ MEASURES: dict[str, Callable[[ClipFeatures], float]] = {
 }
 
 
-def camera_of_prompt(prompt: str) -> str:
-    """The camera motion that a prompt asks for: its last clause, as in VBench-I2V."""
-    return prompt.rsplit(",", 1)[-1].strip().removeprefix("camera ")
-
-
 def classify_camera(clip: np.ndarray) -> str:
     """Name the camera motion of a clip from a zoom-and-shift fit to the tracks of a grid.
 
@@ -316,8 +314,7 @@ def classify_camera(clip: np.ndarray) -> str:
         clip: ``uint8`` ``(frames, height, width, 3)``.
 
     Returns:
-        ``static``, ``pans left``, ``pans right``, ``tilts up``, ``tilts down``, ``zooms in`` or
-        ``zooms out``; of several motions the one that shifts the picture most.
+        One of `pusa.suite.CAMERA_MOTIONS`; of several the one that shifts the picture most.
     """
     height, width = clip.shape[1:3]
     side = min(height, width)

@@ -12,9 +12,11 @@ STYLE = """
 body { font: 14px/1.45 system-ui, sans-serif; margin: 2em; color: #222; }
 p { max-width: 60em; }
 table { border-collapse: collapse; }
-th, td { padding: .25em .5em; text-align: right; border-bottom: 1px solid #ddd; }
+th, td { padding: .25em .5em; text-align: left; border-bottom: 1px solid #ddd; }
+td { vertical-align: top; }
 th { position: sticky; top: 0; background: #fff; }
-td:first-child, th:first-child { text-align: left; min-width: 9em; }
+.number { text-align: right; }
+td:first-child, th:first-child { min-width: 9em; }
 tr.here td { background: #e8f1fa; }
 small { display: block; color: #666; white-space: nowrap; }
 """
@@ -72,26 +74,34 @@ def write_page(title: str, sections: Sections, out: Path) -> None:
     )
 
 
-def write_latex(title: str, sections: Sections, out: Path) -> None:
-    """Write the sections of `write_page` as ``table*`` environments to ``out`` with suffix .tex.
+def write_latex(title: str, text: str, parts: dict[str, pd.DataFrame], out: Path) -> None:
+    """Write tables of the same columns as one ``longtable`` to ``out`` with the suffix .tex.
 
-    They go into any document that loads booktabs and graphicx; heading and text are captions.
+    It takes landscape pages of a one-column document that loads booktabs, longtable and pdflscape.
+
+    Args:
+        text: the caption, after the title.
+        parts: tables by the heading that stands above their rows, which may be empty.
     """
-    lines = [r"% Needs \usepackage{booktabs,graphicx}."]
-    for heading, text, table in sections:
-        caption = f"{title}. {heading}. {text}" if heading else f"{title}. {text}"
-        lines += [
-            "",
-            r"\begin{table*}",
-            r"\centering",
-            rf"\caption{{{_latex(caption)}}}",
-            r"\smallskip",
-            r"\setlength{\tabcolsep}{2.5pt}",
-            r"\resizebox{\textwidth}{!}{%",
-            *_latex_table(table),
-            "}",
-            r"\end{table*}",
-        ]
+    columns = next(iter(parts.values())).columns
+    head = [r"\toprule", " & ".join(map(_latex, columns)) + r" \\", r"\midrule"]
+    lines = [
+        r"% Needs \usepackage{booktabs,longtable,pdflscape}.",
+        r"\begin{landscape}",
+        r"\scriptsize",
+        r"\setlength{\tabcolsep}{2pt}",
+        rf"\begin{{longtable}}{{l{'r' * (len(columns) - 1)}}}",
+        rf"\caption{{{_latex(f'{title}. {text}')}}}\\",
+        *(*head, r"\endfirsthead"),
+        *(*head, r"\endhead"),
+        *(r"\bottomrule", r"\endfoot"),
+    ]
+    for place, (heading, table) in enumerate(parts.items()):
+        lines += [r"\midrule"] if place else []
+        if heading:
+            lines.append(rf"\multicolumn{{{len(columns)}}}{{l}}{{{_latex(heading)}}} \\*")
+        lines += _latex_rows(table)
+    lines += [r"\end{longtable}", r"\end{landscape}"]
     out.with_suffix(".tex").write_text("\n".join(lines) + "\n")
 
 
@@ -118,8 +128,12 @@ def _html(value) -> str:
 
 
 def _html_table(table: pd.DataFrame) -> str:
+    numbers = [all(map(_is_number, table[column])) for column in table.columns]
+
     def line(values, tag: str) -> str:
-        return "".join(f"<{tag}>{_html(v)}</{tag}>" for v in values)
+        marks = [' class="number"' if number else "" for number in numbers]
+        cells = zip(marks, map(_html, values), strict=True)
+        return "".join(f"<{tag}{mark}>{cell}</{tag}>" for mark, cell in cells)
 
     mark = ' class="here"'
     rows = [
@@ -133,6 +147,10 @@ def _html_table(table: pd.DataFrame) -> str:
     )
 
 
+def _is_number(value) -> bool:
+    return isinstance(value, Number) or re.fullmatch(r"[+-]?[\d.,]*", str(value)) is not None
+
+
 def _latex(value) -> str:
     if isinstance(value, Number):
         text = _latex_minus(value.text)
@@ -144,10 +162,8 @@ def _latex_minus(number: str) -> str:
     return _latex(number).replace("-", "$-$")  # not a hyphen
 
 
-def _latex_table(table: pd.DataFrame) -> list[str]:
-    columns = "l" + "r" * (table.shape[1] - 1)
-    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
-    lines += [" & ".join(map(_latex, table.columns)) + r" \\", r"\midrule"]
+def _latex_rows(table: pd.DataFrame) -> list[str]:
+    lines = []
     for row in table.itertuples(index=False, name=None):
         intervals = [v.interval if isinstance(v, Number) else "" for v in row]
         line = " & ".join(map(_latex, row))
@@ -155,6 +171,6 @@ def _latex_table(table: pd.DataFrame) -> list[str]:
             lines.append(rf"{line} \\")
             continue
         # Intervals have a line of their own, or the table would be twice as wide.
-        small = [rf"{{\scriptsize {_latex_minus(i)}}}" if i else "" for i in intervals]
-        lines += [rf"{line} \\[-3pt]", " & ".join(small) + r" \\"]
-    return [*lines, r"\bottomrule", r"\end{tabular}"]
+        small = [rf"{{\tiny {_latex_minus(i)}}}" if i else "" for i in intervals]
+        lines += [rf"{line} \\*[-3pt]", " & ".join(small) + r" \\"]
+    return lines

@@ -7,22 +7,12 @@ from datetime import UTC, datetime
 from importlib.metadata import distributions
 from pathlib import Path
 
-import cpuinfo
 import pandas as pd
-import torch
 
 from pusa.page import write_page
 
 #: What the page tells of a training run; its run.json has the rest.
 TRAINING_FACTS = ("device", "processes", "finished", "objective", "base", "cache")
-
-
-def describe_device() -> str:
-    """The GPUs that this process sees, or its processor."""
-    if torch.cuda.is_available():
-        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        return ", ".join(f"{names.count(name)} x {name}" for name in sorted(set(names)))
-    return cpuinfo.get_cpu_info().get("brand_raw", platform.machine())
 
 
 def collect_provenance(

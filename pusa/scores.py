@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pusa.aggregate import NAMES, dimension_scores, restrict
+from pusa.aggregate import NAMES
 from pusa.suite import KINDS, SuitePrompt
-from pusa.video import check_video
 
 #: ``file`` names the video, ``index`` its prompt's place in the suite. ``value`` is a share, of
 #: ``imaging_quality`` VBench's value / 100, of ``reference_psnr`` dB. ``frames`` are pixel frames.
@@ -23,11 +22,12 @@ SCORERS = ("vbench", "weight_free")
 
 _LEAST = {"index": 0, "sample": 0, "frames": 2}  # of the columns of whole numbers
 _YES_OR_NO = ("dynamic_degree", "camera_motion", "motion_match")
-#: What a network's regression gives, and dB; all other values are cosines and shares.
-_UNBOUNDED = ("aesthetic_quality", "imaging_quality", "reference_psnr")
 _SLACK = 1e-3  # a cosine of a vector with itself may pass 1 by rounding
-#: Keys of a record in which the score files of one setting may differ; all others decide a score.
-_VARYING = ("dimensions", "device", "rows")
+#: What VBench's networks give by regression may pass 0 and 1, though not as per cent would.
+_REGRESSIONS = ("aesthetic_quality", "imaging_quality")
+_REGRESSION_SLACK = 0.5
+#: Keys of a record in which score files that are compared may differ; all others decide a score.
+_VARYING = ("dimensions", "device", "devices", "rows", "missing")
 _INTERRUPTED = "the job that wrote it was interrupted: delete it and run again"
 
 
@@ -70,7 +70,7 @@ def read_scores(file: str | Path, *, allow_partial: bool = False) -> pd.DataFram
     file = Path(file)
     if not file.is_file():
         raise FileNotFoundError(f"score file {file} does not exist")
-    record = _read_record(file)
+    record = read_record(file)
     content = file.read_bytes()
     if not content.endswith(b"\n"):
         row = content.count(b"\n") + 1
@@ -87,15 +87,30 @@ def read_scores(file: str | Path, *, allow_partial: bool = False) -> pd.DataFram
     return table
 
 
-def _read_record(file: Path) -> dict:
-    record_file = file.with_suffix(".json")
+def read_record(file: str | Path) -> dict:
+    """Read the record beside a score table.
+
+    Raises:
+        ValueError: if it is missing, damaged, or lacks what `write_scores` put there.
+    """
+    record_file = Path(file).with_suffix(".json")
     try:
-        record = json.loads(record_file.read_text(encoding="utf-8"))
-        whole = record["scorer"] in SCORERS and "rows" in record
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        whole = False
-    if not whole:
-        raise ValueError(f"{file} has no complete record {record_file.name}; {_INTERRUPTED}")
+        record = dict(json.loads(record_file.read_text(encoding="utf-8")))
+    except (FileNotFoundError, TypeError, ValueError):
+        raise ValueError(
+            f"{file} has no complete record {record_file.name}; {_INTERRUPTED}"
+        ) from None
+    text, listed = (str, "text"), (list, "a list")
+    kinds = {"scorer": text, "dimensions": listed, "packages": (dict, "a table")}
+    kinds |= {"devices": listed} if "devices" in record else {"device": text}
+    kinds["rows"] = (int, "a whole number")
+    for key, (kind, expected) in kinds.items():
+        if not isinstance(record.get(key), kind):
+            raise ValueError(f"{record_file}: {key} is {record.get(key)!r}, expected {expected}")
+    if record["scorer"] not in SCORERS:
+        raise ValueError(
+            f"{record_file}: scorer is {record['scorer']!r}, expected one of {', '.join(SCORERS)}"
+        )
     return record
 
 
@@ -126,7 +141,9 @@ def _check_rows(
                 f"expected {expected}"
             )
 
-    share = value.between(-_SLACK, 1 + _SLACK) | dimension.isin(_UNBOUNDED)
+    regressed = dimension.isin(_REGRESSIONS) & (record["scorer"] == "vbench")
+    slack = regressed.map({True: _REGRESSION_SLACK, False: _SLACK})
+    share = value.between(-slack, 1 + slack) | (dimension == "reference_psnr")  # which is in dB
     refuse(~np.isfinite(value), "value", "a finite number")
     refuse(dimension.isin(_YES_OR_NO) & ~value.isin([0, 1]), "value", "0 or 1")
     refuse(~share, "value", "0 to 1")
@@ -173,7 +190,7 @@ def gather_scores(
     if not files:
         raise ValueError("there are no score files to gather; expected at least one")
     tables = [read_scores(file).assign(source=str(file)) for file in files]
-    record = _merge_records({str(file): _read_record(Path(file)) for file in files})
+    record = _merge_records({str(file): read_record(Path(file)) for file in files})
     scores = pd.concat(tables, ignore_index=True)
     repeated = scores.duplicated(["file", "dimension"])
     if repeated.any():
@@ -181,6 +198,13 @@ def gather_scores(
         same = (scores["file"] == row["file"]) & (scores["dimension"] == row["dimension"])
         sources = " and in ".join(scores.loc[same, "source"])
         raise ValueError(f"{row['dimension']} of {row['file']} is in {sources}; expected once")
+
+    lengths = scores.groupby("file")["frames"].unique()
+    for name, frames in lengths[lengths.map(len) > 1].items():
+        sources = " and ".join(sorted(set(scores.loc[scores["file"] == name, "source"])))
+        raise ValueError(
+            f"{name} has {' and '.join(map(str, frames))} frames in {sources}; expected one length"
+        )
 
     extra = [name for name in scores["dimension"].unique() if name not in NAMES]
     asked = _asked_scores(prompts, videos, extra)
@@ -234,6 +258,23 @@ def _asked_scores(
 
 def _merge_records(records: dict[str, dict]) -> dict:
     """What all records have in common, with what they may differ in put together."""
+    check_alike(records)
+    return {
+        **{k: v for k, v in next(iter(records.values())).items() if k not in _VARYING},
+        "dimensions": sorted({name for r in records.values() for name in r["dimensions"]}),
+        "devices": sorted({r["device"] for r in records.values()}),
+    }
+
+
+def check_alike(records: Mapping[str, dict]) -> None:
+    """Check that scores were made by one scorer, with the same packages and modes.
+
+    Args:
+        records: of score files, by their names.
+
+    Raises:
+        ValueError: that names two files and what they were made with.
+    """
     first_file, first = next(iter(records.items()))
     for file, record in records.items():
         for old, new in ((first, record), (first["packages"], record["packages"])):
@@ -241,52 +282,5 @@ def _merge_records(records: dict[str, dict]) -> dict:
                 if old.get(key) != new.get(key):
                     raise ValueError(
                         f"{first_file} was made with {key} {old.get(key)}, {file} with "
-                        f"{new.get(key)}; the scores of a setting must be made alike"
+                        f"{new.get(key)}; scores that are compared must be made alike"
                     )
-    return {
-        **{key: value for key, value in first.items() if key not in _VARYING},
-        "dimensions": sorted({name for r in records.values() for name in r["dimensions"]}),
-        "devices": sorted({r["device"] for r in records.values()}),
-    }
-
-
-def read_study(
-    files: Mapping[str, str | Path],
-    counts: dict[str, int] | None = None,
-    *,
-    allow_partial: bool = False,
-) -> dict[str, pd.DataFrame]:
-    """Read the score file of each setting, by setting name.
-
-    Args:
-        counts: the subset of prompts to keep, so that settings sampled on all prompts compare
-            with those sampled on it; all if None.
-
-    Raises:
-        FileNotFoundError: if a file is missing.
-        ValueError: as `read_scores`; or if a file lacks a score, unless ``allow_partial``.
-    """
-    scores = {}
-    for name, file in files.items():
-        scores[name] = restrict(read_scores(file, allow_partial=allow_partial), counts)
-        try:
-            dimension_scores(scores[name], allow_partial=allow_partial)
-        except ValueError as error:
-            raise ValueError(f"{file}: {error}") from None
-    return scores
-
-
-def check_videos(
-    videos: pd.DataFrame, folder: str | Path, *, frames: int, height: int, width: int
-) -> None:
-    """Check that every video of a manifest can be scored, before the first one is.
-
-    Raises:
-        FileNotFoundError: if a video is missing.
-        ValueError: if one is unreadable, or of another length, size or frame rate.
-    """
-    for name in videos["file"]:
-        file = Path(folder) / name
-        if not file.is_file():
-            raise FileNotFoundError(f"video {file} is missing")
-        check_video(file, frames=frames, height=height, width=width, exact=True)

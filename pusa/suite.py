@@ -18,6 +18,16 @@ INFO_FILE = "vbench2_i2v_full_info.json"
 KINDS = ("subject", "background", "camera")
 #: Prompts of each kind in VBench-I2V's published list.
 VBENCH_COUNTS = {"subject": 246, "background": 109, "camera": 763}
+#: The camera motions of its prompts, in the order in which VBench looks for them.
+CAMERA_MOTIONS = (
+    "pans left",
+    "pans right",
+    "tilts up",
+    "tilts down",
+    "zooms in",
+    "zooms out",
+    "static",
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,14 @@ class SuitePrompt:
         if "camera_motion" in self.dimensions:
             return "camera"
         return "subject" if "i2v_subject" in self.dimensions else "background"
+
+    @property
+    def camera_motion(self) -> str | None:
+        """The first of `CAMERA_MOTIONS` that the prompt names after the word camera, if any.
+
+        So VBench-I2V reads the motion from the name of a video, which holds its prompt.
+        """
+        return next((m for m in CAMERA_MOTIONS if f"camera {m}" in self.prompt), None)
 
     @property
     def reference_name(self) -> str:
@@ -135,6 +153,20 @@ def count_prompts(folder: str | Path) -> dict[str, int]:
     """
     kinds = [prompt.kind for prompt in read_prompts(folder)]
     return {kind: kinds.count(kind) for kind in KINDS}
+
+
+def check_motions(prompts: list[SuitePrompt]) -> None:
+    """Refuse camera prompts whose motion nobody can tell, before anything is scored.
+
+    Raises:
+        ValueError: if one names none of `CAMERA_MOTIONS`.
+    """
+    for prompt in prompts:
+        if prompt.kind == "camera" and prompt.camera_motion is None:
+            raise ValueError(
+                f"prompt {prompt.index} {prompt.prompt!r} names no camera motion; expected one "
+                f"of: {', '.join(f'camera {motion}' for motion in CAMERA_MOTIONS)}"
+            )
 
 
 def load_image(path: Path, *, height: int, width: int) -> np.ndarray:

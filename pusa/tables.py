@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from pusa.aggregate import METRICS, SHORT, restrict
+from pusa.aggregate import METRICS, SHORT
 from pusa.experiments import Setting, main_setting, published_key
-from pusa.intervals import Interval, difference_intervals, score_intervals
+from pusa.intervals import Interval, score_intervals
 from pusa.page import score_cell, write_latex, write_page
+from pusa.study import NOT_VBENCH, Study
 
 TITLE1 = "VBench-I2V leaderboard and this reproduction"
 TITLE2 = "Rank, inference steps, training iterations and alpha"
-NOT_VBENCH = " (rows of this run: weight-free scores, not VBench)"
 NOTICE = (
     "Rows marked here are weight-free stand-ins for VBench-I2V's dimensions, normalised and "
     "weighted as VBench-I2V does. They are not VBench numbers and cannot be compared with the "
@@ -35,26 +35,24 @@ ABLATIONS = {
 OWN_GROUPS = ("baseline", "ours", *ABLATIONS)
 HEADINGS = {"total": "Total", "i2v": "I2V", "quality": "Quality", **SHORT}
 UNITS = (
-    "In per cent, with 95 % bootstrap intervals over prompts in brackets; empty rows were not run."
+    "In per cent, with 95 % bootstrap intervals over prompts in brackets, which are too narrow "
+    "where a kind has under ten prompts; empty rows were not run."
 )
+#: What tells which setting a row is.
+PLACE = ("model", "group", "rank", "iteration", "alpha", "steps")
 
 
-def make_table1(
-    experiments: pd.DataFrame,
-    scores: dict[str, pd.DataFrame],
-    published: pd.DataFrame,
-    subset: dict[str, int] | None,
-    *,
-    allow_partial: bool = False,
-) -> pd.DataFrame:
+def read_published(file: str | Path) -> pd.DataFrame:
+    """Read a published table, 1 or 2, with alpha as it is printed."""
+    return pd.read_csv(file, dtype={"alpha": str})
+
+
+def make_table1(study: Study, published: pd.DataFrame) -> pd.DataFrame:
     """Table 1: the leaderboard, with a row of ours under each of the paper's own rows.
 
     Args:
-        experiments: the sheet, from `pusa.experiments.read_experiments`.
-        scores: score table of each setting by its name; settings that were not run may be missing.
-        published: the published Table 1.
-        subset: prompts of each kind that the sheet's ``subset`` stands for.
-        allow_partial: print the dimensions of settings that lack some, without a total.
+        study: from `pusa.study.read_study`.
+        published: the published Table 1, from `read_published`.
 
     Returns:
         ``model, group, source, scorer, videos``, and for each of `METRICS` the value and its
@@ -66,51 +64,38 @@ def make_table1(
         ValueError: if settings differ in their scorer.
     """
     published = published.assign(published=published["model"])
-    rows = _interleave("1", published, experiments, scores, subset, allow_partial)
+    rows = _interleave("1", study, published)
     return _as_table(rows, ["model", "group"])
 
 
-def make_table2(
-    experiments: pd.DataFrame,
-    scores: dict[str, pd.DataFrame],
-    published: pd.DataFrame,
-    subset: dict[str, int] | None,
-    *,
-    allow_partial: bool = False,
-) -> pd.DataFrame:
+def make_table2(study: Study, published: pd.DataFrame) -> pd.DataFrame:
     """Table 2: each published setting, and under it ours that plays its part.
 
     Arguments, result and errors are those of `make_table1`, with the columns ``group, rank,
-    iteration, alpha, steps`` in place of ``model, group``; ``published`` holds alpha as text.
+    iteration, alpha, steps`` in place of ``model, group``.
     """
     published = published.assign(published=published_key(published))
-    rows = _interleave("2", published, experiments, scores, subset, allow_partial)
+    rows = _interleave("2", study, published)
     return _as_table(rows, ["group", "rank", "iteration", "alpha", "steps"])
 
 
-def _interleave(
-    number: str,
-    published: pd.DataFrame,
-    experiments: pd.DataFrame,
-    scores: dict[str, pd.DataFrame],
-    subset: dict[str, int] | None,
-    allow_partial: bool,
-) -> list[dict]:
+def _interleave(number: str, study: Study, published: pd.DataFrame) -> list[dict]:
     """Published rows with ours under them; ours that stand beside none close their group."""
-    against_main = common_scorer(scores) == "weight_free"
-    main = main_row(experiments) if against_main else None
-    ours = experiments[experiments["table"] == number]
+    against_main = study.scorer == "weight_free"
+    main = _main_row(study.experiments) if against_main else None
+    ours = study.experiments[study.experiments["table"] == number]
 
     def run_rows(row: dict, beside: dict | None) -> list[dict]:
-        setting, here = row["setting"], row_videos(row, scores, subset)
+        setting, here = row["setting"], study.videos(row)
         labels = {"group": row["group"], **_labels(setting)}
         if here is None:
             return [{**labels, "source": "here"}]
         labels["scorer"] = here["scorer"].iloc[0]
-        values = score_intervals(here, allow_partial=allow_partial)
-        rows = [{**labels, "source": "here", "videos": here["file"].nunique(), **_columns(values)}]
+        values = score_intervals(here, allow_partial=study.allow_partial)
+        videos = here.loc[here["value"].notna(), "file"].nunique()
+        rows = [{**labels, "source": "here", "videos": videos, **_columns(values)}]
         if against_main and setting != main["setting"]:
-            change = row_differences(main, row, scores, subset, allow_partial=allow_partial)
+            change = study.differences(main, row)
             if change is not None:
                 rows.append({**labels, "source": TO_MAIN, **_columns(change)})
         elif not against_main and beside is not None:
@@ -127,59 +112,14 @@ def _interleave(
             for own in beside:
                 rows += run_rows(own, row)
             if not beside and group in OWN_GROUPS:
-                rows.append({"group": group, "source": "here"})
+                place = {name: row[name] for name in PLACE if name in row}
+                rows.append({**place, "source": "here"})
         for own in in_group[in_group["published"] == ""].to_dict("records"):
             rows += run_rows(own, None)
     return rows
 
 
-def row_videos(
-    row: dict, scores: dict[str, pd.DataFrame], subset: dict[str, int] | None
-) -> pd.DataFrame | None:
-    """The score table of a row of the sheet on its prompts; None if it was not run."""
-    videos = scores.get(row["setting"].name)
-    if videos is None or row["prompts"] == "all":
-        return videos
-    return restrict(videos, subset)
-
-
-def row_differences(
-    before: dict,
-    after: dict,
-    scores: dict[str, pd.DataFrame],
-    subset: dict[str, int] | None,
-    *,
-    allow_partial: bool = False,
-) -> dict[str, Interval] | None:
-    """``after - before`` of two rows of the sheet, on the prompts that both ask for.
-
-    Returns:
-        `difference_intervals` by metric, in per cent; None if one of the rows was not run.
-    """
-    prompts = "subset" if "subset" in (before["prompts"], after["prompts"]) else "all"
-    pair = [row_videos({**row, "prompts": prompts}, scores, subset) for row in (before, after)]
-    if any(videos is None for videos in pair):
-        return None
-    if allow_partial:  # of what both have
-        first, second = (set(videos["file"]) for videos in pair)
-        pair = [videos[videos["file"].isin(first & second)] for videos in pair]
-    return difference_intervals(*pair, allow_partial=allow_partial)
-
-
-def common_scorer(scores: dict[str, pd.DataFrame]) -> str:
-    """What scored all settings, ``vbench`` or ``weight_free``; empty if none was run.
-
-    Raises:
-        ValueError: if they were not all scored by the same.
-    """
-    found = {s: name for name, videos in scores.items() for s in videos["scorer"].unique()}
-    if len(found) > 1:
-        examples = ", ".join(f"{found[scorer]} by {scorer}" for scorer in sorted(found))
-        raise ValueError(f"settings are scored differently: {examples}; expected one scorer")
-    return next(iter(found), "")
-
-
-def main_row(experiments: pd.DataFrame) -> dict:
+def _main_row(experiments: pd.DataFrame) -> dict:
     """The sheet's row of the main setting in Table 1."""
     main = main_setting(experiments)
     rows = experiments[(experiments["table"] == "1") & (experiments["setting"] == main)]
@@ -221,16 +161,16 @@ def write_table1(table: pd.DataFrame, out: Path, scale: str) -> None:
     """
     _write_page(f"Table 1: {TITLE1}", table, scale, out)
     title, text = _caption(TITLE1, table, scale)
-    write_latex(title, [("", text, _shown(table))], out)
+    write_latex(title, text, {"": _shown(table)}, out)
 
 
 def write_table2(table: pd.DataFrame, out: Path, scale: str) -> None:
-    """Write Table 2 as `write_table1` does; in LaTeX, ablation groups are tables of their own."""
+    """Write Table 2 as `write_table1` does; in LaTeX, ablation groups are parts of one table."""
     _write_page(f"Table 2: {TITLE2}", table, scale, out)
     title, text = _caption(TITLE2, table, scale)
     parts = {heading: table[table["group"] == group] for group, heading in ABLATIONS.items()}
-    sections = [(h, text, _shown(part).drop(columns="group")) for h, part in parts.items()]
-    write_latex(title, sections, out)
+    shown = {heading: _shown(part).drop(columns="group") for heading, part in parts.items()}
+    write_latex(title, text, shown, out)
 
 
 def _write_page(title: str, table: pd.DataFrame, scale: str, out: Path) -> None:
@@ -242,14 +182,17 @@ def _write_page(title: str, table: pd.DataFrame, scale: str, out: Path) -> None:
 def _caption(title: str, table: pd.DataFrame, scale: str) -> tuple[str, str]:
     """Title and text, which say what the numbers are and what they are compared with."""
     text = f"{scale} {UNITS}".strip()
+    here = table[table["videos"].notna()]
+    if here["total"].isna().any():
+        text += " Rows without a total lack scores of some videos or dimensions."
+    best = "Best in each column" + ("" if "model" in table.columns else " of a group") + " in bold"
     if (table["scorer"] == "weight_free").any():
-        return title + NOT_VBENCH, (
-            f"{text} Differences are to our main setting, paired by prompt and sample. Best in "
-            f"each column in bold, of the published rows and of ours apart. {NOTICE}"
+        return f"{title} (rows of this run: {NOT_VBENCH})", (
+            f"{text} Differences are to our main setting, on the prompts that both have, paired by "
+            f"prompt and sample. {best}, of the published rows and of ours apart. {NOTICE}"
         )
     return title, (
-        f"{text} Differences are to the published row, whose own uncertainty is not known. Best "
-        "in each column in bold."
+        f"{text} Differences are to the published row, whose own uncertainty is not known. {best}."
     )
 
 

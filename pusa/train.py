@@ -30,11 +30,11 @@ from peft import LoraConfig, get_peft_model_state_dict
 from tqdm import tqdm
 
 from pusa.cache import LatentCache
+from pusa.device import describe_device
 from pusa.flow import TRAIN_TIMESTEPS, fafm_loss, interpolate, loss_weight, sample_sigma
 from pusa.lora import METADATA_KEY, LoraInfo, fingerprint, save_lora
 from pusa.model_folder import require_files, weight_files
 from pusa.models import load_transformer
-from pusa.provenance import describe_device
 from pusa.resume import (
     StopWatch,
     claim,
@@ -226,7 +226,7 @@ def train(
         with together():
             if first:
                 finished = datetime.now(UTC).isoformat(timespec="seconds")
-                told = {**run, "device": describe_device(), "finished": finished}
+                told = {**run, "device": describe_device(device.type), "finished": finished}
                 (state / "run.json").write_text(json.dumps(told, indent=1) + "\n")
                 publish(state, out)
     dist.destroy_process_group()

@@ -5,6 +5,8 @@ Frames are ``uint8`` arrays of shape ``(frames, height, width, 3)``, RGB, 0-255.
 
 import json
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import av
@@ -21,60 +23,72 @@ def read_video(path: str | Path) -> np.ndarray:
     Raises:
         ValueError: if the file has no decodable video stream.
     """
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise ValueError(f"{path}: no video stream")
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    except (av.FFmpegError, OSError) as error:
-        raise ValueError(f"{path}: cannot be read as a video ({error.strerror})") from error
+    with _open_video(path) as stream:
+        frames = [f.to_ndarray(format="rgb24") for f in stream.container.decode(stream)]
     if not frames:
         raise ValueError(f"{path}: no video frame could be decoded")
     return np.stack(frames)
 
 
-def check_video(
-    path: str | Path, *, frames: int, height: int, width: int, exact: bool = False
-) -> None:
-    """Check a file without decoding it, so that thousands take seconds.
-
-    Args:
-        frames: pixel frames that it has at least, by its header.
-        exact: it is a sample to be scored, and has exactly so many frames, at `FPS`. They are
-            counted in the file itself: a header may promise what a cut file no longer holds.
+def video_shape(path: str | Path) -> tuple[int, int, int]:
+    """Frames, height and width; the frames are counted by decoding, and none is kept.
 
     Raises:
-        ValueError: if it has no video stream, or another length, size or frame rate.
+        ValueError: if the file has no decodable video stream.
     """
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise ValueError(f"{path}: no video stream")
-            stream = container.streams.video[0]
-            size, rate = (stream.width, stream.height), stream.average_rate
-            if exact:  # one packet holds one frame
-                packets = container.demux(stream)
-                found = sum(1 for packet in packets if packet.size and not packet.is_corrupt)
-            else:
-                found = stream.frames
-    except (av.FFmpegError, OSError) as error:
-        raise ValueError(f"{path}: cannot be read as a video ({error.strerror})") from error
-    if size != (width, height):
-        raise ValueError(f"{path}: {size[0]}x{size[1]} pixels, expected {width}x{height}")
-    if exact and found != frames:
-        raise ValueError(f"{path}: {found} frames, expected {frames}")
-    if 0 < found < frames:  # 0: the container does not say
-        raise ValueError(f"{path}: {found} frames, expected at least {frames}")
-    if exact and rate != FPS:
-        raise ValueError(f"{path}: {float(rate or 0):g} frames per second, expected {FPS}")
+    with _open_video(path) as stream:
+        return sum(1 for _ in stream.container.decode(stream)), stream.height, stream.width
+
+
+def check_clip(path: str | Path, *, frames: int, height: int, width: int) -> None:
+    """Check a training clip by its header, so that thousands take seconds.
+
+    Args:
+        frames: pixel frames that it has at least.
+
+    Raises:
+        ValueError: if it has no video stream, another size, or fewer frames.
+    """
+    with _open_video(path) as stream:
+        _check_size(path, stream, height, width)
+        if 0 < stream.frames < frames:  # 0: the container does not say
+            raise ValueError(f"{path}: {stream.frames} frames, expected at least {frames}")
+
+
+def check_samples(files: Iterable[str | Path], *, frames: int, height: int, width: int) -> None:
+    """Check that every sample can be scored, before the first one is.
+
+    Frames are counted in the file itself, without decoding them: a header may promise what a cut
+    file no longer holds.
+
+    Args:
+        frames: pixel frames of each.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if one has no video stream, another size, another number of frames, or a frame
+            rate other than `FPS`.
+    """
+    for file in map(Path, files):
+        if not file.is_file():
+            raise FileNotFoundError(f"video {file} is missing")
+        with _open_video(file) as stream:
+            _check_size(file, stream, height, width)
+            rate = stream.average_rate
+            packets = stream.container.demux(stream)  # one packet holds one frame
+            found = sum(1 for packet in packets if packet.size and not packet.is_corrupt)
+        if found != frames:
+            raise ValueError(f"{file}: {found} frames, expected {frames}")
+        if rate != FPS:
+            raise ValueError(f"{file}: {float(rate or 0):g} frames per second, expected {FPS}")
 
 
 def read_settings(path: str | Path) -> dict:
     """The settings that `write_video` stored in a file; empty if there are none."""
     try:
-        with av.open(str(path)) as container:
-            settings = json.loads(container.metadata.get("comment", "{}"))
-    except (av.FFmpegError, OSError, json.JSONDecodeError):
+        with _open_video(path) as stream:
+            settings = json.loads(stream.container.metadata.get("comment", "{}"))
+    except ValueError:
         return {}
     return settings if isinstance(settings, dict) else {}
 
@@ -100,3 +114,22 @@ def write_video(path: str | Path, frames: np.ndarray, settings: dict | None = No
             container.mux(stream.encode(image))
         container.mux(stream.encode())
     os.replace(partial, path)
+
+
+@contextmanager
+def _open_video(path: str | Path) -> Iterator[av.VideoStream]:
+    """Open a file's first video stream; what FFmpeg says of it, now or later, is one sentence."""
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise ValueError(f"{path}: no video stream")
+            yield container.streams.video[0]
+    except (av.FFmpegError, OSError) as error:
+        raise ValueError(f"{path}: cannot be read as a video ({error.strerror})") from error
+
+
+def _check_size(path: str | Path, stream: av.VideoStream, height: int, width: int) -> None:
+    if (stream.height, stream.width) != (height, width):
+        raise ValueError(
+            f"{path}: {stream.width}x{stream.height} pixels, expected {width}x{height}"
+        )

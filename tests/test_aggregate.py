@@ -9,11 +9,9 @@ from pusa.aggregate import (
     METRICS,
     NAMES,
     dimension_scores,
-    restrict,
     setting_scores,
     total_scores,
 )
-from pusa.suite import read_suite
 
 PUBLISHED = Path(__file__).parents[1] / "config" / "published"
 
@@ -198,6 +196,15 @@ def test_missing_video_is_named(videos):
         dimension_scores(videos[~without(videos, 2, 0)])
 
 
+def test_a_prompt_without_any_value_is_a_gap(videos):
+    """As `pusa.scores.gather_scores` leaves it: a row for each score, none with a value."""
+    videos.loc[videos["index"] == 1, "value"] = np.nan
+    with pytest.raises(ValueError, match=r"such as .* of prompt 1, sample 0"):
+        setting_scores(videos)
+    found = setting_scores(videos, allow_partial=True)
+    assert {n for n, v in found.items() if np.isnan(v)} == {"total", "i2v", "quality"}
+
+
 def test_partial_gives_dimensions_but_no_total(videos):
     partial = videos[~of(videos, "camera_motion")]
     found = setting_scores(partial, allow_partial=True)
@@ -218,36 +225,3 @@ def test_a_missing_video_leaves_no_total_either(videos, empty):
 
 def test_allowing_gaps_changes_nothing_without_them(videos):
     assert setting_scores(videos, allow_partial=True) == setting_scores(videos)
-
-
-# Subsets of the prompts
-
-
-@pytest.fixture
-def measured(prompts):
-    """Two samples of every prompt of the suite, with two measures each, in no order."""
-    rows = [
-        {"file": p.video_name(s), "index": p.index, "kind": p.kind, "dimension": d, "value": 0.5}
-        for p in prompts
-        for s in range(2)
-        for d in ("motion_match", "reference_psnr")
-    ]
-    return pd.DataFrame(rows).sample(frac=1, random_state=0)
-
-
-def test_subset_is_that_of_sampling(suite, measured):
-    counts = {"subject": 1, "background": 2, "camera": 3}
-    sampled = read_suite(suite, height=64, width=64, counts=counts)
-    part = restrict(measured, counts)
-    assert set(part["index"]) == {p.index for p in sampled}
-    assert len(part) == 4 * len(sampled)  # whole videos, with all their measures
-    assert restrict(part, counts).equals(part)
-
-
-def test_no_counts_are_all(measured):
-    assert restrict(measured, None) is measured
-
-
-def test_more_than_was_measured(measured):
-    with pytest.raises(ValueError, match="2 subject prompts, but 3 were asked for"):
-        restrict(measured, {"subject": 3, "background": 1, "camera": 1})

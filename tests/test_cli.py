@@ -12,6 +12,7 @@ from pusa import cli
 from pusa.aggregate import NAMES
 from pusa.experiments import read_experiments, settings_over_seeds, unique_settings
 from pusa.provenance import TRAINING_FACTS
+from pusa.scores import write_scores
 from pusa.suite import choose_subset
 from pusa.video import read_video, write_video
 
@@ -115,7 +116,7 @@ def test_module_answers_without_torch():
         (["score", "{s}", "{t}/s.csv", "{t}/shard1.csv", *CLIP], "shard1.csv"),
         (["score", "{s}", "{t}/s.csv", "{t}/shard0.csv", "{s}/shard.csv", *CLIP], "one folder"),
         (["gather-scores", "{s}", "{t}/s.csv", "{t}/shard0.csv", "--scores", "{t}/a.csv"], "a.csv"),
-        (["check-vbench", "{s}", "{t}/e.json", "--weights", "{t}/none", *SIDES], "none"),
+        (["check-vbench", "{s}", "--weights", "{t}/none", *SIDES], "none"),
         (["audit", "{t}/a", "--table1", "{t}/none", "--table2", "{t}/none"], "none"),
         (["measure-costs", "{t}/c.csv", "--benchmarks", "{t}/none", "--main-run", "a"], "none"),
         (
@@ -268,24 +269,34 @@ def study(tmp_path, prompts):
     table = read_experiments(sheet, seed=0)
     settings = unique_settings(table) | settings_over_seeds(table, [0, 1])
     for setting in settings.values():
-        write_scores(tmp_path / "scores", setting, prompts, chosen)
+        write_study_scores(tmp_path / "scores", setting, prompts, chosen)
     return ["--experiments", sheet, "--scores", tmp_path / "scores", "--seed", 0]
 
 
-def write_scores(folder, setting, prompts, chosen):
+def write_study_scores(folder, setting, prompts, chosen):
     table = pd.DataFrame(
         {
             "file": p.video_name(0),
             "index": p.index,
+            "sample": 0,
             "kind": p.kind,
             "dimension": name,
-            "value": (0.8 if p.index in chosen else 0.1) if setting.alpha == 1.4 else 0.5,
+            "value": value_of(setting, p.index in chosen, name),
+            "frames": 9,
+            "scorer": "weight_free",
         }
         for p in prompts
         for name in NAMES
     )
     folder.mkdir(exist_ok=True)
-    table.to_csv(folder / f"{setting.name}.csv", index=False)
+    record = {"scorer": "weight_free", "dimensions": NAMES, "device": "cpu", "packages": {}}
+    write_scores(table, record, folder / f"{setting.name}.csv")
+
+
+def value_of(setting, chosen, name):
+    if name in ("dynamic_degree", "camera_motion"):
+        return 1
+    return (0.8 if chosen else 0.1) if setting.alpha == 1.4 else 0.5
 
 
 @pytest.fixture
@@ -316,7 +327,10 @@ def test_tables(run, study, tmp_path):
     assert code == 0, err
     one, two = (pd.read_csv(tmp_path / "out" / f"table{n}.csv") for n in (1, 2))
     ours = one[one["source"] == "here"]
-    assert list(ours["videos"]) == [7, 13]  # the base's of the subset, the main setting's of all
+    assert list(ours["videos"].dropna()) == [
+        7,
+        13,
+    ]  # the base's of the subset, the main setting's of all
     assert (two["source"] == "here").sum() == 32
     assert set(two["videos"].dropna()) == {7}
     at = two[(two["group"] == "steps") & (two["steps"] == 10) & (two["source"] == "here")]
@@ -402,12 +416,13 @@ def test_costs_and_provenance(run, training, tmp_path):
     code, _, err = run(
         "record-provenance", tmp_path / "provenance", "--config", json.dumps(config),
         "--costs", tmp_path / "costs.csv", "--benchmarks", tmp_path / "benchmarks",
-        "--samples", tmp_path / "samples", *runs, "--download-record", tmp_path / "download.json",
+        "--samples", tmp_path / "samples", "--scores", tmp_path / "scores", *runs,
+        "--download-record", tmp_path / "download.json",
     )  # fmt: skip
     assert code == 0, err
     record = json.loads((tmp_path / "provenance.json").read_text())
     assert record["config"] == config
-    assert record["devices"] == {"sampling": ["1 x A"]}
+    assert record["devices"] == {"sampling": ["1 x A"], "scoring": []}
     assert record["training"].keys() == {"pusa-rank512-seed0", "control-rank512-seed0"}
     assert record["downloads"][str(tmp_path)]["commit"] == "abc"
     assert {p.suffix for p in tmp_path.glob("provenance.*")} == {".json", ".md", ".html"}

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pusa.aggregate import restrict
 from pusa.effects import comparisons, measure_effects, validation_losses, write_effects
 from pusa.experiments import Setting
+from pusa.study import Study
 from pusa.tiny.dataset import BACKGROUND_DIMENSIONS, SUBJECT_DIMENSIONS
 
 MAIN = Setting(model="pusa", task="i2v", steps=10, rank=64, iteration=300, alpha=1.4, seed=0)
@@ -17,6 +17,11 @@ KINDS = {
     "camera": ("camera_motion",),
 }
 EXTRA = ("reference_psnr", "motion_match")
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    monkeypatch.setattr("pusa.intervals.RESAMPLES", 500)
 
 
 def scores(shift=0.0, *, noise=0.02, seed=0, per_kind=6, references=True, **shifts):
@@ -43,11 +48,11 @@ def scores(shift=0.0, *, noise=0.02, seed=0, per_kind=6, references=True, **shif
     return pd.DataFrame(rows)
 
 
-def measured(frames):
-    table = measure_effects(
-        {s.name: f for s, f in frames.items()}, {s.name: s for s in frames}, MAIN
-    )
-    return table.set_index(["effect", "measure"])
+SHEET = pd.DataFrame([{"table": "1", "group": "ours", "setting": MAIN}])
+
+
+def measured(frames, subset=None):
+    return measure_effects(Study(SHEET, frames, subset)).set_index(["effect", "measure"])
 
 
 def row_of(table, words, measure):
@@ -230,7 +235,7 @@ def test_settings_sampled_on_all_prompts_are_compared_on_the_subset():
     main = everything.assign(value=everything["value"] + 0.1 + 0.3 * outside)
     base = everything[~outside]
     counts = {"subject": 3, "background": 3, "camera": 3}
-    table = measured({MAIN: restrict(main, counts), BASE: restrict(base, counts)})
+    table = measured({MAIN: main, BASE: base}, counts)
     assert row_of(table, "follows", "i2v_subject")["difference"] == pytest.approx(10)
 
 
@@ -276,13 +281,13 @@ def test_pages(tmp_path):
 
 
 def test_validation_losses_are_averaged_over_seeds(tmp_path):
-    files = []
     for seed, value in ((0, 0.2), (1, 0.4)):
-        folder = tmp_path / f"pusa-rank16-seed{seed}"
-        folder.mkdir()
-        files.append(folder / "validation.csv")
-        files[-1].write_text(f"iteration,loss,value\n0,synchronous,1.0\n5,synchronous,{value}\n")
-    table = validation_losses(files)
+        file = tmp_path / f"pusa-rank16-seed{seed}" / "validation.csv"
+        file.parent.mkdir()
+        file.write_text(f"iteration,loss,value\n0,synchronous,1.0\n5,synchronous,{value}\n")
+    seeds = [replace(MAIN, rank=16, seed=seed) for seed in (0, 1)]
+    scores = {s: pd.DataFrame() for s in (BASE, *seeds, replace(seeds[0], steps=2))}
+    table = validation_losses(Study(SHEET, scores, None), tmp_path)
     assert table.to_dict("records") == [
         {"model": "pusa", "rank": 16, "iteration": 0, "synchronous": 1.0},
         {"model": "pusa", "rank": 16, "iteration": 5, "synchronous": pytest.approx(0.3)},
@@ -293,13 +298,15 @@ def test_validation_losses_of_full_training(tmp_path):
     file = tmp_path / "pusa-full-seed0" / "validation.csv"
     file.parent.mkdir()
     file.write_text("iteration,loss,value\n5,synchronous,0.2\n")
-    assert validation_losses([file]).to_dict("records") == [
+    study = Study(SHEET, {replace(MAIN, rank=None, alpha=None): pd.DataFrame()}, None)
+    assert validation_losses(study, tmp_path).to_dict("records") == [
         {"model": "pusa", "rank": "full", "iteration": 5, "synchronous": 0.2}
     ]
 
 
 def test_released_lora_has_no_losses(tmp_path):
-    losses = validation_losses([])
+    released = replace(MAIN, seed=None)
+    losses = validation_losses(Study(SHEET, {released: pd.DataFrame()}, None), tmp_path)
     assert losses.empty
     result = measured({BASE: scores(seed=1), MAIN: scores(0.1, seed=2)}).reset_index()
     write_effects(result, losses, tmp_path / "effects", "A small run.")

@@ -8,12 +8,15 @@ import pytest
 from PIL import Image
 
 from pusa.aggregate import NAMES, total_scores
-from pusa.experiments import Setting, main_setting, read_experiments
+from pusa.experiments import Setting, read_experiments
 from pusa.figures import make_contact_sheet, plot_figure3, plot_losses, plot_scores
 from pusa.intervals import score_intervals
+from pusa.study import Study
+from pusa.tables import read_published
 from pusa.video import read_video, write_video
 
 CONFIG = Path(__file__).parents[1] / "config"
+PUBLISHED = read_published(CONFIG / "published/table2.csv")
 MAIN = Setting(model="pusa", task="i2v", steps=10, rank=64, iteration=300, alpha=1.4, seed=0)
 BASE = Setting(model="base", task="i2v", steps=10)
 
@@ -21,6 +24,11 @@ BASE = Setting(model="base", task="i2v", steps=10)
 def not_blank(file):
     pixels = np.asarray(Image.open(file).convert("RGB"))
     return pixels.std() > 5
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    monkeypatch.setattr("pusa.intervals.RESAMPLES", 500)
 
 
 @pytest.fixture
@@ -76,15 +84,14 @@ def curves(figure):
 def plot(sheet, out, *, outside=0.5, scorer="weight_free"):
     """Plot a sheet whose scores are all 0.5, but ``outside`` for the prompt beyond the subset."""
     scores = {
-        s.name: pd.DataFrame(
+        s: pd.DataFrame(
             {"file": f"{i}.mp4", "index": i, "sample": 0, "kind": kind, "dimension": name,
              "value": outside if i == 1 else 0.5, "frames": 9, "scorer": scorer}
             for i, kind in enumerate(KINDS) for name in NAMES
         )
         for s in sheet["setting"]
     }  # fmt: skip
-    published = pd.read_csv(CONFIG / "published" / "table2.csv", dtype={"alpha": str})
-    plot_scores(sheet, scores, published, main_setting(sheet), out, subset=SUBSET)
+    plot_scores(Study(sheet, scores, SUBSET), PUBLISHED, out)
     assert not_blank(out)
 
 
@@ -119,9 +126,8 @@ def test_scores_have_their_intervals(tmp_path, drawn):
          "value": rng.uniform(), "frames": 9, "scorer": "weight_free"}
         for i, kind in enumerate(["subject", "background", "camera"] * 9) for name in NAMES
     ]  # fmt: skip
-    scores = {s.name: pd.DataFrame(rows) for s in sheet["setting"]}
-    published = pd.read_csv(CONFIG / "published" / "table2.csv", dtype={"alpha": str})
-    plot_scores(sheet, scores, published, main_setting(sheet), tmp_path / "a.png", subset=SUBSET)
+    scores = {s: pd.DataFrame(rows) for s in sheet["setting"]}
+    plot_scores(Study(sheet, scores, SUBSET), PUBLISHED, tmp_path / "a.png")
     expected = score_intervals(pd.DataFrame(rows), ["total"])["total"]
     (bars,) = [c for c in drawn[0].axes[3].collections if len(c.get_segments()) == 4]
     ends = [segment[:, 1].tolist() for segment in bars.get_segments()]

@@ -5,7 +5,15 @@ import pandas as pd
 import pytest
 
 from pusa.aggregate import METRICS, NAMES, setting_scores
-from pusa.intervals import Interval, difference_intervals, score_intervals
+from pusa.intervals import (
+    FAILS,
+    HOLDS,
+    UNDECIDED,
+    Interval,
+    difference_intervals,
+    judge,
+    score_intervals,
+)
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -91,6 +99,30 @@ def total_of(prompts):
 def assert_interval(found, value, low, high, tolerance):
     assert found.value == pytest.approx(value)
     assert (found.low, found.high) == pytest.approx((low, high), abs=tolerance * (high - low))
+
+
+# Verdicts
+
+
+@pytest.mark.parametrize(
+    ("relation", "margin", "low", "high", "verdict"),
+    [
+        (">", 0.0, 0.1, 2.0, HOLDS),
+        (">", 0.0, -2.0, -0.1, FAILS),
+        (">", 0.0, -0.1, 2.0, UNDECIDED),
+        (">", 0.0, 0.0, 2.0, UNDECIDED),
+        (">", -1.0, -0.9, 0.5, HOLDS),
+        (">", 1.0, 0.1, 0.9, FAILS),
+        ("<", 0.0, -2.0, -0.1, HOLDS),
+        ("<", 0.0, 0.1, 2.0, FAILS),
+        ("<", 0.5, -1.0, 0.4, HOLDS),
+        ("<", 0.5, 0.6, 0.9, FAILS),
+        ("<", 0.5, 0.4, 0.6, UNDECIDED),
+        (">", 0.0, np.nan, np.nan, UNDECIDED),
+    ],
+)
+def test_verdict(relation, margin, low, high, verdict):
+    assert judge(low, high, relation, margin) == verdict
 
 
 # Widths
@@ -243,6 +275,28 @@ def test_partial_differences_are_of_what_both_have():
     assert np.isnan(found["total"].value)
 
 
+def test_partial_differences_are_of_the_videos_that_both_have():
+    """A level apart on their own videos, the same on the common ones."""
+    whole = table(samples=3)
+    before = whole[whole["sample"] != 0]
+    after = whole[whole["sample"] != 2].assign(value=lambda t: t["value"] + 0.1)
+    before.loc[before["sample"] == 2, "value"] = 0.0
+    for name, interval in difference_intervals(before, after, NAMES, allow_partial=True).items():
+        assert interval == Interval(*[pytest.approx(10)] * 3), name
+    total = difference_intervals(before, after, ["total"], allow_partial=True)["total"]
+    assert np.isfinite(total.value)  # neither lacks anything by itself
+
+
+def test_partial_differences_with_nothing_in_common():
+    before, after = table(samples=1), table(samples=1)
+    subject = before["dimension"] == "i2v_subject"
+    before.loc[subject & (before["index"] < 3), "value"] = np.nan
+    after.loc[subject & (after["index"] >= 3), "value"] = np.nan
+    found = difference_intervals(before, after, allow_partial=True)
+    missing = {name for name, interval in found.items() if np.isnan(interval.value)}
+    assert missing == {"total", "i2v", "quality", "i2v_subject"}
+
+
 def test_nearly_empty():
     """Many resamples have no video of the dimension at all."""
     videos = table(samples=1)
@@ -266,7 +320,7 @@ def test_settings_of_different_videos_are_not_compared():
     kept = after[(after["index"] != 3) | (after["sample"] != 1)]
     kept = kept[(kept["index"] != 4) | (kept["sample"] != 0)]
     with pytest.raises(ValueError, match=message):
-        difference_intervals(before, kept, allow_partial=True)
+        difference_intervals(before, kept)
 
 
 def test_scorers_are_not_mixed():

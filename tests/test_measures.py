@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from skimage import data
 
+from pusa.device import describe_device
 from pusa.measures import (
     MEASURES,
     ClipFeatures,
-    camera_of_prompt,
     classify_camera,
     measure_videos,
     motion_match,
@@ -166,18 +166,6 @@ def test_a_moving_shape_is_not_a_moving_camera(scene, direction):
 def test_a_moving_subject_does_not_hide_the_camera(motion, velocity):
     clip = with_disc(film(data.coffee(), motion, frames=17), velocity)
     assert classify_camera(clip) == motion
-
-
-@pytest.mark.parametrize(
-    ("prompt", "camera"),
-    [
-        ("a wall with dots, camera pans left", "pans left"),
-        ("a close up, of a cup, on a table, camera zooms out", "zooms out"),
-        ("a red circle stays still over clouds, camera static", "static"),
-    ],
-)
-def test_camera_of_prompt(prompt, camera):
-    assert camera_of_prompt(prompt) == camera
 
 
 # Consistency, smoothness, motion, sharpness
@@ -391,6 +379,7 @@ def test_scores_can_be_written(tmp_path, prompts, videos):
     table, record = measure_videos(prompts, videos, tmp_path, frames=FRAMES, height=64, width=64)
     assert record["scorer"] == "weight_free"
     assert record["dimensions"] == sorted(set(table["dimension"]))
+    assert record["device"] == describe_device("cpu")
     assert "scikit-image" in record["packages"]
     write_scores(table, record, tmp_path / "scores.csv")
     assert len(pd.read_csv(tmp_path / "scores.csv")) == len(table)
@@ -466,6 +455,12 @@ def test_video_of_another_size(tmp_path, prompts, videos):
 def test_manifest_of_another_suite(tmp_path, prompts, videos):
     with pytest.raises(ValueError, match=r"0006-0\.mp4: the suite has no prompt 6"):
         score(prompts[:6], videos, tmp_path)
+
+
+def test_prompt_without_a_camera_motion(tmp_path, prompts, videos):
+    prompts = [replace(p, prompt=p.prompt.replace("camera ", "it ")) for p in prompts]
+    with pytest.raises(ValueError, match=r"prompt 4 '.*, it .*' names no camera motion"):
+        score(prompts, videos, tmp_path)
 
 
 def test_other_image_sizes(tmp_path):

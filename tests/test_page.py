@@ -18,7 +18,8 @@ def page(tmp_path):
 
     def write(title, sections):
         write_page(title, sections, tmp_path / "page")
-        write_latex(title, sections, tmp_path / "page")
+        parts = {heading: table for heading, _, table in sections}
+        write_latex(title, sections[0][1], parts, tmp_path / "page")
         return ((tmp_path / f"page.{kind}").read_text() for kind in ("md", "html", "tex"))
 
     return write
@@ -60,7 +61,7 @@ def test_markdown_is_escaped(page):
 
 def test_latex_is_escaped(page):
     _, _, latex = page(HOSTILE, [("", HOSTILE, pd.DataFrame([{"a": HOSTILE, "b": "[first"}]))])
-    caption = next(line for line in latex.splitlines() if "caption" in line)
+    caption = next(line for line in latex.splitlines() if "caption" in line).removesuffix(r"\\")
     plain = re.sub(r"\\text[a-z]+\{\}|\\[&%$#_{}]|\\caption", "", caption)
     assert not re.search(r"[&%$#_^~\\<>|]", plain)
     assert latex.count(r"50\% \#1 x\_y \textasciicircum{} \textasciitilde{} \{d\}") == 3
@@ -72,7 +73,7 @@ def test_latex_compiles(page, tmp_path):
     cells = {"model": [HOSTILE, "[b"], "Total": [Number("-1.00", "[-2.00, -0.50]", True), ""]}
     page(HOSTILE, [("(a)", HOSTILE, pd.DataFrame(cells)), ("(b)", "b", pd.DataFrame(cells))])
     document = (
-        r"\documentclass{article}\usepackage{booktabs,graphicx}"
+        r"\documentclass{article}\usepackage{booktabs,longtable,pdflscape}"
         r"\begin{document}\input{page.tex}\end{document}"
     )
     (tmp_path / "document.tex").write_text(document)
@@ -91,11 +92,12 @@ def test_numbers(page):
     markdown, html, latex = page("Title", [("", "text", table)])
     assert "| a-b     | -1.25 [-2.00, -0.50] |" in markdown
     assert "| **87.32**            |" in markdown
-    assert "<td>-1.25<small>[-2.00, -0.50]</small></td>" in html
-    assert "<td><b>87.32</b></td>" in html
+    assert '<td class="number">-1.25<small>[-2.00, -0.50]</small></td>' in html
+    assert '<td class="number"><b>87.32</b></td>' in html
+    assert '<th>model</th><th class="number">Total</th>' in html
     lines = latex.splitlines()
-    at = lines.index(r"a-b & $-$1.25 \\[-3pt]")
-    assert lines[at + 1] == r" & {\scriptsize {[}$-$2.00, $-$0.50]} \\"
+    at = lines.index(r"a-b & $-$1.25 \\*[-3pt]")
+    assert lines[at + 1] == r" & {\tiny {[}$-$2.00, $-$0.50]} \\"
     assert lines[at + 2] == r"c & \textbf{87.32} \\"
 
 
@@ -126,13 +128,14 @@ def test_our_rows_are_highlighted(page):
 def test_sections_in_order(page):
     table = pd.DataFrame({"x": ["1.50"]})
     markdown, html, latex = page("Title", [("", "intro", table), ("Losses", "more", table)])
-    for text in (markdown, html, latex):
+    for text in (markdown, html):
         places = [text.index(words) for words in ("intro", "Losses", "more")]
         assert places == sorted(places)
     assert markdown.startswith("# Title\n")
     assert "## Losses" in markdown
     assert markdown.count("| 1.50 |") == 2  # shown as it is, not as 1.5
     assert html.count("<h2>") == 1  # an empty heading is left out
-    assert latex.count(r"\begin{table*}") == latex.count(r"\end{table*}") == 2
-    assert r"\caption{Title. intro}" in latex
-    assert r"\caption{Title. Losses. more}" in latex
+    # one table in LaTeX, with one caption, and a heading over the rows of the second part
+    assert latex.count(r"\begin{longtable}") == latex.count(r"\end{longtable}") == 1
+    assert latex.count(r"\caption") == 1 and r"\caption{Title. intro}" in latex
+    assert latex.index("1.50") < latex.index(r"\multicolumn{1}{l}{Losses}") < latex.rindex("1.50")

@@ -7,9 +7,8 @@ from importlib.metadata import version
 
 import pandas as pd
 import pytest
-import torch
 
-from pusa.provenance import TRAINING_FACTS, collect_provenance, describe_device, write_provenance
+from pusa.provenance import TRAINING_FACTS, collect_provenance, write_provenance
 
 CONFIG = {
     "results": "results/x",
@@ -136,18 +135,6 @@ def test_folder_without_git(collect, monkeypatch, tmp_path):
 
 def test_nothing_on_record_has_no_times(collect, tmp_path):
     assert collect(benchmarks=tmp_path / "none")["times"] == {}
-
-
-def test_processor_is_named():
-    assert describe_device()
-
-
-def test_gpus_are_counted_by_name(monkeypatch):
-    names = ["B", "A", "B"]
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(names))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda i: names[i])
-    assert describe_device() == "1 x A, 2 x B"
 
 
 # The page

@@ -9,6 +9,7 @@ from PIL import Image
 from pusa.suite import (
     INFO_FILE,
     SuitePrompt,
+    check_motions,
     choose_subset,
     count_prompts,
     is_complete,
@@ -58,6 +59,35 @@ def test_prompts_in_order(build):
 )
 def test_kind(tmp_path, dimensions, kind):
     assert SuitePrompt(0, "a", dimensions, tmp_path).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("text", "motion"),
+    [
+        ("a wall with dots, camera pans left", "pans left"),
+        ("a close up, of a cup, on a table, camera zooms out", "zooms out"),
+        ("a red circle stays still over clouds, camera static", "static"),
+        ("camera zooms in on a lake", "zooms in"),
+        # VBench takes the first of its list, wherever it stands.
+        ("a surveillance camera pans right over a yard, camera tilts up", "pans right"),
+        ("a man pans left", None),
+        ("a dog, camera rolls", None),
+    ],
+)
+def test_camera_motion(tmp_path, text, motion):
+    prompt = SuitePrompt(3, text, ("camera_motion",), tmp_path)
+    assert prompt.camera_motion == motion
+    if motion is None:
+        with pytest.raises(
+            ValueError, match=f"prompt 3 '{text}' names no camera motion; .* of: camera pans left"
+        ):
+            check_motions([prompt])
+    else:
+        check_motions([prompt])
+
+
+def test_other_prompts_need_no_motion(tmp_path):
+    check_motions([SuitePrompt(0, "a dog", ("i2v_subject",), tmp_path)])
 
 
 @pytest.mark.parametrize(

@@ -8,15 +8,8 @@ import pytest
 from pusa.aggregate import METRICS, NAMES, total_scores
 from pusa.experiments import Setting, check_published, read_experiments
 from pusa.intervals import score_intervals
-from pusa.tables import (
-    common_scorer,
-    make_table1,
-    make_table2,
-    row_differences,
-    row_videos,
-    write_table1,
-    write_table2,
-)
+from pusa.study import Study
+from pusa.tables import make_table1, make_table2, read_published, write_table1, write_table2
 
 PUBLISHED = Path(__file__).parents[1] / "config" / "published"
 MAIN = Setting(model="pusa", task="i2v", steps=10, rank=64, iteration=300, alpha=1.4, seed=0)
@@ -63,31 +56,21 @@ def sheet(*rows):
 
 @pytest.fixture
 def table1():
-    return pd.read_csv(PUBLISHED / "table1.csv")
+    return read_published(PUBLISHED / "table1.csv")
 
 
 @pytest.fixture
 def table2():
-    return pd.read_csv(PUBLISHED / "table2.csv", dtype={"alpha": str})
+    return read_published(PUBLISHED / "table2.csv")
 
 
 def of_source(table, source):
     return table[table["source"] == source]
 
 
-def test_rows_count_their_own_prompts():
-    """One setting's videos of all prompts serve a row on all, and one on the subset."""
-    videos = {MAIN.name: scores(0.9, samples=5, other=0.5)}
-    everything = row_videos({"setting": MAIN, "prompts": "all"}, videos, SUBSET)
-    part = row_videos({"setting": MAIN, "prompts": "subset"}, videos, SUBSET)
-    assert (everything["file"].nunique(), part["file"].nunique()) == (12 * 5, 6 * 5)
-    assert set(part["value"]) == {0.9}
-    assert row_videos({"setting": BASE, "prompts": "all"}, videos, SUBSET) is None
-
-
 def test_table1_puts_ours_under_the_papers_own_rows(table1):
     rows = sheet(("1", "baseline", "", "subset", BASE), MAIN_ROW, ("2", "lora", "", "all", MAIN))
-    table = make_table1(rows, {MAIN.name: scores(0.9), BASE.name: scores(0.5)}, table1, SUBSET)
+    table = make_table1(Study(rows, {MAIN: scores(0.9), BASE: scores(0.5)}, SUBSET), table1)
     assert list(table["source"]) == [
         *["published"] * 15,
         *["here", "here", "here - main"],  # Wan-I2V, which was not run; the base
@@ -114,16 +97,19 @@ def test_table1_puts_ours_under_the_papers_own_rows(table1):
 def test_rows_that_were_not_run_are_empty(table1, table2):
     """Not in the sheet, or in it without scores; never filled from the paper."""
     rows = sheet(MAIN_ROW, ("2", "steps", "512/900/1.4/2", "all", replace(MAIN, steps=2)))
-    one = make_table1(rows, {}, table1, SUBSET)
-    two = make_table2(rows, {}, table2, SUBSET)
+    one = make_table1(Study(rows, {}, SUBSET), table1)
+    two = make_table2(Study(rows, {}, SUBSET), table2)
     assert list(one["source"].value_counts()) == [16, 2]
     assert list(two["source"]) == ["published", "here"] * 32
     for table in (one, two):
         numbers = table.columns[list(table.columns).index("scorer") :]
         assert of_source(table, "here")[numbers].isna().all(axis=None)
-    known = of_source(two, "here").dropna(subset=["steps"])
-    assert known["steps"].tolist() == [2]
-    assert two.loc[known.index[0] - 1, "steps"] == 2
+    place = ["group", "rank", "iteration", "alpha", "steps"]
+    asked = (of_source(two, "here")[["group", "steps"]] == ["steps", 2]).all(axis=1).to_numpy()
+    printed, here = (of_source(two, source)[place].astype(str) for source in ("published", "here"))
+    # each is named as the row that it stands under; the one of the sheet by its own setting
+    assert (printed.to_numpy() == here.to_numpy())[~asked].all()
+    assert here[asked]["rank"].tolist() == ["64"]
 
 
 def test_table2_puts_ours_under_the_published_row(table2):
@@ -132,8 +118,8 @@ def test_table2_puts_ours_under_the_published_row(table2):
         ("2", "steps", "512/900/1.4/10", "subset", MAIN),
         ("2", "steps", "", "subset", replace(MAIN, steps=7)),
     )
-    values = {s.name: scores(0.7) for s in rows["setting"]}
-    table = make_table2(rows, values, table2, SUBSET)
+    values = {s: scores(0.7) for s in rows["setting"]}
+    table = make_table2(Study(rows, values, SUBSET), table2)
     at, alone = table.index[table["scorer"].notna() & (table["source"] == "here")]
     place = ["group", "rank", "iteration", "alpha", "steps"]
     assert list(table.loc[at - 1, place]) == ["steps", 512, 900, "1.4", 10]
@@ -149,7 +135,7 @@ def test_table2_puts_ours_under_the_published_row(table2):
 def test_vbench_differs_from_the_published_row(table1, table2):
     rows = sheet(MAIN_ROW, ("1", "baseline", "", "all", BASE))
     videos = scores(0.7, spread=0.1, scorer="vbench")
-    table = make_table1(rows, {MAIN.name: videos, BASE.name: videos}, table1, None)
+    table = make_table1(Study(rows, {MAIN: videos, BASE: videos}, None), table1)
     assert list(table["source"].value_counts().loc[["here", "here - published"]]) == [3, 1]
     (difference,) = of_source(table, "here - published").to_dict("records")
     found = score_intervals(videos)
@@ -170,11 +156,11 @@ def test_weight_free_differs_from_the_main_setting(table2):
         ("2", "iterations", "512/900/1.7/10", "subset", better),
     )
     values = {
-        MAIN.name: scores(0.6, other=0.1, spread=0.05),
-        better.name: scores(0.8, spread=0.05),
+        MAIN: scores(0.6, other=0.1, spread=0.05),
+        better: scores(0.8, spread=0.05),
     }
-    values[better.name] = values[better.name][values[better.name]["index"].isin(TAKEN)]
-    table = make_table2(rows, values, table2, SUBSET)
+    values[better] = values[better][values[better]["index"].isin(TAKEN)]
+    table = make_table2(Study(rows, values, SUBSET), table2)
     (difference,) = of_source(table, "here - main").to_dict("records")  # none to itself
     assert difference["alpha"] == "1.7"
     assert pd.isna(difference["videos"])
@@ -187,10 +173,10 @@ def test_weight_free_differs_from_the_main_setting(table2):
 def test_partial_scores(table1):
     rows = sheet(MAIN_ROW, ("1", "baseline", "", "all", BASE))
     part = scores(0.9, names=NAMES[:-1])
-    values = {MAIN.name: part[part["index"] != 3], BASE.name: part[part["index"] != 1]}
+    values = {MAIN: part[part["index"] != 3], BASE: part[part["index"] != 1]}
     with pytest.raises(ValueError, match="camera_motion"):
-        make_table1(rows, values, table1, None)
-    table = make_table1(rows, values, table1, None, allow_partial=True)
+        make_table1(Study(rows, values, None), table1)
+    table = make_table1(Study(rows, values, None, allow_partial=True), table1)
     ours = of_source(table, "here").dropna(subset="scorer")
     assert ours["i2v_subject"].tolist() == pytest.approx([90, 90])
     assert ours["videos"].tolist() == [11, 11]
@@ -200,20 +186,11 @@ def test_partial_scores(table1):
     assert both["total"].isna().all()
 
 
-def test_settings_on_other_videos_are_not_compared():
-    values = {MAIN.name: scores(0.9), BASE.name: scores(0.9, samples=2)}
-    before, after = ({"prompts": "all", "setting": s} for s in (BASE, MAIN))
-    with pytest.raises(ValueError, match="must have the same videos"):
-        row_differences(before, after, values, None)
-    assert row_differences(before, after, {MAIN.name: scores(0.9)}, None) is None
-
-
 def test_scorers_are_not_mixed(table1):
-    values = {MAIN.name: scores(0.9), BASE.name: scores(0.9, scorer="vbench")}
+    values = {MAIN: scores(0.9), BASE: scores(0.9, scorer="vbench")}
     message = f"{BASE.name} by vbench, {MAIN.name} by weight_free; expected one scorer"
     with pytest.raises(ValueError, match=message):
-        make_table1(sheet(MAIN_ROW), values, table1, None)
-    assert common_scorer({}) == ""
+        make_table1(Study(sheet(MAIN_ROW), values, None), table1)
 
 
 class Bold(HTMLParser):
@@ -265,7 +242,7 @@ BEST = {  # of the published Table 1, by eye; CogVideoX1.5-5B as it is printed
 
 
 def test_best_published_rows_are_bold(tmp_path, table1):
-    write_table1(make_table1(sheet(MAIN_ROW), {}, table1, None), tmp_path / "table1", "")
+    write_table1(make_table1(Study(sheet(MAIN_ROW), {}, None), table1), tmp_path / "table1", "")
     assert Bold(tmp_path / "table1.html").by_column() == BEST
 
 
@@ -273,7 +250,7 @@ def test_vbench_competes_with_the_published_rows(tmp_path, table1):
     """A tie in print is a tie; 97.069 would be 97.07."""
     videos = scores(0.9707 - 1e-5, scorer="vbench")
     write_table1(
-        make_table1(sheet(MAIN_ROW), {MAIN.name: videos}, table1, None), tmp_path / "t", ""
+        make_table1(Study(sheet(MAIN_ROW), {MAIN: videos}, None), table1), tmp_path / "t", ""
     )
     won = [name for name in BEST if name in ("Total", "I2V", "Quality", "DD", "AQ", "CM")]
     expected = BEST | {name: [MAIN.label] for name in won}
@@ -284,14 +261,14 @@ def test_vbench_competes_with_the_published_rows(tmp_path, table1):
 
 def test_weight_free_scores_have_a_best_of_their_own(tmp_path, table1):
     rows = sheet(MAIN_ROW, ("1", "baseline", "", "all", BASE))
-    values = {MAIN.name: scores(0.99), BASE.name: scores(0.2)}
-    write_table1(make_table1(rows, values, table1, None), tmp_path / "t", "")
+    values = {MAIN: scores(0.99), BASE: scores(0.2)}
+    write_table1(make_table1(Study(rows, values, None), table1), tmp_path / "t", "")
     expected = {name: [*models, MAIN.label] for name, models in BEST.items()}
     assert Bold(tmp_path / "t.html").by_column() == expected
 
 
 def test_best_of_each_ablation_group_is_bold(tmp_path, table2):
-    write_table2(make_table2(sheet(MAIN_ROW), {}, table2, None), tmp_path / "table2", "")
+    write_table2(make_table2(Study(sheet(MAIN_ROW), {}, None), table2), tmp_path / "table2", "")
     page = Bold(tmp_path / "table2.html")
     totals = [r for r, column in page.bold if page.head[column] == "Total"]
     assert [page.rows[r][:5] + page.rows[r][7:8] for r in totals] == [
@@ -328,7 +305,7 @@ FULL = replace(MAIN, rank=None, alpha=None)
 )
 def test_table2_takes_what_has_no_lora(tmp_path, table2, setting, iteration):
     rows = sheet(MAIN_ROW, ("2", "iterations", "", "all", setting))
-    table = make_table2(rows, {setting.name: scores(0.5)}, table2, SUBSET)
+    table = make_table2(Study(rows, {setting: scores(0.5)}, SUBSET), table2)
     write_table2(table, tmp_path / "table2", "")
     cells = (tmp_path / "table2.csv").read_text().splitlines()
     assert cells[1].startswith("lora,256,750,1.0,10,published,,")  # ranks stay whole numbers
@@ -342,7 +319,7 @@ def test_table2_takes_what_has_no_lora(tmp_path, table2, setting, iteration):
 def test_table2_keeps_the_digits_of_alpha(table2):
     setting = replace(MAIN, alpha=1.25)
     rows = sheet(MAIN_ROW, ("2", "iterations", "", "all", setting))
-    table = make_table2(rows, {setting.name: scores(0.5)}, table2, SUBSET)
+    table = make_table2(Study(rows, {setting: scores(0.5)}, SUBSET), table2)
     assert table["alpha"].iloc[-1] == "1.25"
 
 
@@ -351,20 +328,20 @@ def test_table2_keeps_the_digits_of_alpha(table2):
 )
 def test_our_sheets_fit_the_published_tables(table1, table2, name, count):
     rows = read_experiments(PUBLISHED.parent / f"{name}.tsv", seed=0)
-    values = {s.name: scores(0.7, scorer="vbench") for s in rows["setting"]}
-    two = make_table2(rows, values, table2, SUBSET)
+    values = {s: scores(0.7, scorer="vbench") for s in rows["setting"]}
+    two = make_table2(Study(rows, values, SUBSET), table2)
     run = two["scorer"].notna() & (two["source"] == "here")
     assert run.sum() == (rows["table"] == "2").sum() == count
     # Each of ours is right under its published row.
     assert set(two.loc[two.index[run] - 1, "source"]) == {"published"}
-    one = make_table1(rows, values, table1, SUBSET)
+    one = make_table1(Study(rows, values, SUBSET), table1)
     assert (one["scorer"].notna() & (one["source"] == "here")).sum() == 2
 
 
 def test_files(tmp_path, table1):
     rows = sheet(MAIN_ROW)
     videos = scores(0.123456789, spread=0.1)
-    table = make_table1(rows, {MAIN.name: videos}, table1, None)
+    table = make_table1(Study(rows, {MAIN: videos}, None), table1)
     write_table1(table, tmp_path / "table1", "A run of 50 % & two cores.")
     back = pd.read_csv(tmp_path / "table1.csv")
     assert back["source"].tolist() == table["source"].tolist()
@@ -387,15 +364,15 @@ def test_files(tmp_path, table1):
 @pytest.mark.parametrize("scorer", ["weight_free", "vbench"])
 def test_weight_free_scores_say_so_in_the_title(tmp_path, table1, table2, scorer):
     rows = sheet(MAIN_ROW, ("2", "steps", "512/900/1.4/10", "all", MAIN))
-    values = {MAIN.name: scores(0.7, scorer=scorer)}
-    write_table1(make_table1(rows, values, table1, None), tmp_path / "table1", "")
-    write_table2(make_table2(rows, values, table2, None), tmp_path / "table2", "")
+    values = {MAIN: scores(0.7, scorer=scorer)}
+    write_table1(make_table1(Study(rows, values, None), table1), tmp_path / "table1", "")
+    write_table2(make_table2(Study(rows, values, None), table2), tmp_path / "table2", "")
     for name in ("table1", "table2"):
         markdown, html, latex = (
             (tmp_path / f"{name}.{kind}").read_text() for kind in ("md", "html", "tex")
         )
         captions = [line for line in latex.splitlines() if r"\caption" in line]
         titles = [markdown.splitlines()[0], html.split("<h1>")[1].split("</h1>")[0], *captions]
-        assert len(titles) == (3 if name == "table1" else 5)  # a caption per ablation group
+        assert len(titles) == 3
         for title in titles:
             assert ("weight-free scores, not VBench" in title) == (scorer == "weight_free")

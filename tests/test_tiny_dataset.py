@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from pusa.dataset import read_metadata
-from pusa.measures import camera_of_prompt, classify_camera
+from pusa.measures import classify_camera
 from pusa.suite import INFO_FILE
 from pusa.tiny import dataset as module
 from pusa.tiny import world
@@ -85,7 +85,7 @@ def test_suite_layout(suite, prompts):
     images = [p.image for p in prompts[4:]]
     assert len(set(images[:7])) == 1
     assert len(set(images)) == 2
-    assert [camera_of_prompt(p.prompt) for p in prompts[4:11]] == [
+    assert [p.camera_motion for p in prompts[4:11]] == [
         name.removeprefix("camera ") for name in world.CAMERAS
     ]
     assert len({p.prompt for p in prompts[:11]}) == 11
@@ -98,7 +98,7 @@ def test_references_begin_with_the_image_and_move_as_prompted(suite, prompts):
         image = np.asarray(Image.open(prompt.image)).astype(int)
         assert np.abs(image - clip[0]).mean() < 5  # JPEG against H.264
         if prompt.kind == "camera":
-            assert classify_camera(clip[:9]) == camera_of_prompt(prompt.prompt)
+            assert classify_camera(clip[:9]) == prompt.camera_motion
 
 
 def test_more_backgrounds_than_captions_end(tmp_path, monkeypatch):

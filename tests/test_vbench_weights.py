@@ -11,8 +11,9 @@ from zipfile import ZipFile
 
 import pytest
 
+from pusa.aggregate import NAMES
 from pusa.vbench import weights
-from pusa.vbench.weights import Download, check_weights, download_weights
+from pusa.vbench.weights import Download, check_weights, dimension_files, download_weights
 from tests.hub_server import HubServer, Repo
 
 FLOW, CODE, BACKBONE = b"flow network", b"def dino(): ...", b"backbone" * 1000
@@ -66,6 +67,7 @@ def folder(base, tmp_path, monkeypatch):
     """An empty folder of weights, and a table of small downloads."""
     table = (
         Download(
+            dimensions=("i2v_background",),
             kind="file",
             source=f"{base}/backbone.pth",
             folder="dino_model",
@@ -73,6 +75,7 @@ def folder(base, tmp_path, monkeypatch):
             megabytes=1,
         ),
         Download(
+            dimensions=("i2v_background",),
             kind="zip",
             source=f"{base}/models.zip",
             folder="flow",
@@ -80,6 +83,7 @@ def folder(base, tmp_path, monkeypatch):
             megabytes=1,
         ),
         Download(
+            dimensions=("i2v_background",),
             kind="zip",
             source=f"{base}/ensemble.zip",
             folder="torch/hub",
@@ -87,6 +91,7 @@ def folder(base, tmp_path, monkeypatch):
             megabytes=1,
         ),
         Download(
+            dimensions=("i2v_background",),
             kind="zip",
             source=f"{base}/c0ffee.zip",
             folder="torch/hub/code_main",
@@ -117,35 +122,52 @@ def read_record(folder):
 # The real table
 
 
-def test_the_table_has_what_vbench_looks_for():
-    """Where vbench 0.1.5, dreamsim 0.2.1 and torch.hub look, for `VBENCH_CACHE_DIR` as folder."""
-    hub = "torch/hub"
-    wanted = {
-        "clip_model/ViT-B-32.pt",
+HUB = "torch/hub"
+DINO = {
+    "dino_model/dino_vitbase16_pretrain.pth",
+    "dino_model/facebookresearch_dino_main/hubconf.py",
+    "dino_model/facebookresearch_dino_main/utils.py",
+    "dino_model/facebookresearch_dino_main/vision_transformer.py",
+    f"{HUB}/checkpoints/dino_vitbase16_pretrain.pth",
+    f"{HUB}/facebookresearch_dino_main",
+}
+#: Where vbench 0.1.5, dreamsim 0.2.1 and torch.hub look, for `VBENCH_CACHE_DIR` as folder.
+WANTED = {
+    "subject_consistency": DINO,
+    "background_consistency": {"clip_model/ViT-B-32.pt"},
+    "motion_smoothness": {"amt_model/amt-s.pth"},
+    "dynamic_degree": {"raft_model/models/raft-things.pth"},
+    "aesthetic_quality": {
         "clip_model/ViT-L-14.pt",
         "aesthetic_model/emb_reader/sa_0_4_vit_l_14_linear.pth",
-        "pyiqa_model/musiq_spaq_ckpt-358bb6af.pth",
-        "amt_model/amt-s.pth",
-        "raft_model/models/raft-things.pth",
-        "dino_model/dino_vitbase16_pretrain.pth",
-        "dino_model/facebookresearch_dino_main/hubconf.py",
-        "dino_model/facebookresearch_dino_main/utils.py",
-        "dino_model/facebookresearch_dino_main/vision_transformer.py",
-        f"{hub}/checkpoints/dino_vitbase16_pretrain.pth",
-        f"{hub}/checkpoints/cotracker2.pth",
-        f"{hub}/facebookresearch_dino_main",
-        f"{hub}/facebookresearch_co-tracker_main/hubconf.py",
-        f"{hub}/facebookresearch_co-tracker_main/cotracker/",
-        f"{hub}/dino_vitb16_pretrain.pth",
-        f"{hub}/clip_vitb16_pretrain.pth.tar",
-        f"{hub}/open_clip_vitb16_pretrain.pth.tar",
-        f"{hub}/ensemble_lora/",
-    }
-    files = {f"{d.folder}/{name}" for d in weights.DOWNLOADS for name in d.files}
-    assert files | set(weights.LINKS) == wanted
-    assert {t.rstrip("/") for t in weights.LINKS.values()} <= files | {
-        d.folder for d in weights.DOWNLOADS
-    }
+    },
+    "imaging_quality": {"pyiqa_model/musiq_spaq_ckpt-358bb6af.pth"},
+    "i2v_subject": DINO,
+    "i2v_background": DINO
+    | {
+        f"{HUB}/dino_vitb16_pretrain.pth",
+        f"{HUB}/clip_vitb16_pretrain.pth.tar",
+        f"{HUB}/open_clip_vitb16_pretrain.pth.tar",
+        f"{HUB}/ensemble_lora/",
+    },
+    "camera_motion": {
+        f"{HUB}/checkpoints/cotracker2.pth",
+        f"{HUB}/facebookresearch_co-tracker_main/hubconf.py",
+        f"{HUB}/facebookresearch_co-tracker_main/cotracker/",
+    },
+}
+
+
+@pytest.mark.parametrize("dimension", NAMES)
+def test_the_table_has_what_vbench_looks_for(dimension):
+    files = dimension_files(dimension)
+    assert len(files) == len(set(files))
+    assert set(files) == WANTED[dimension]
+
+
+def test_every_download_is_for_a_dimension():
+    assert {name for d in weights.DOWNLOADS for name in d.dimensions} == set(NAMES)
+    assert all(d.dimensions for d in weights.DOWNLOADS)
 
 
 def test_sources_are_pinned_where_they_can_be():
@@ -255,8 +277,8 @@ def test_a_file_of_the_hub(base, server, tmp_path, source):
     script = (
         "import sys\n"
         "from pusa.vbench import weights\n"
-        "weights.DOWNLOADS = (weights.Download(kind='hub', source='org/files', folder='amt',"
-        " files={'backbone.pth': None}, megabytes=1),)\n"
+        "weights.DOWNLOADS = (weights.Download(dimensions=('motion_smoothness',), kind='hub',"
+        " source='org/files', folder='amt', files={'backbone.pth': None}, megabytes=1),)\n"
         "weights.LINKS = {}\n"
         "weights.download_weights(sys.argv[1])\n"
     )

@@ -3,7 +3,15 @@ import numpy as np
 import pytest
 
 from pusa.tiny import world
-from pusa.video import FPS, check_video, read_settings, read_video, write_video
+from pusa.video import (
+    FPS,
+    check_clip,
+    check_samples,
+    read_settings,
+    read_video,
+    video_shape,
+    write_video,
+)
 
 
 @pytest.fixture
@@ -78,13 +86,35 @@ def test_interrupted_write_keeps_the_old_file(tmp_path, clip):
     assert (tmp_path / "a.mp4").read_bytes() == before
 
 
-def test_unreadable_file_is_named(tmp_path):
-    (tmp_path / "a.mp4").write_text("not a video")
-    with pytest.raises(ValueError, match=r"a\.mp4: cannot be read as a video"):
-        read_video(tmp_path / "a.mp4")
+def check_one(path):
+    check_samples([path], frames=7, height=32, width=48)
 
 
-# Checks without decoding
+def check_training(path):
+    check_clip(path, frames=7, height=32, width=48)
+
+
+@pytest.mark.parametrize("read", [read_video, video_shape, check_training, check_one])
+@pytest.mark.parametrize("content", ["", "not a video"])
+def test_unreadable_file_is_named(tmp_path, read, content):
+    (tmp_path / "a.mp4").write_text(content)
+    with pytest.raises(ValueError, match=r"^\S*a\.mp4: cannot be read as a video \(.+\)$"):
+        read(tmp_path / "a.mp4")
+
+
+@pytest.mark.parametrize("read", [read_video, video_shape, check_training, check_one])
+def test_file_without_pictures_is_named(tmp_path, read):
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        silence.rate = 8000
+        container.mux(stream.encode(silence))
+        container.mux(stream.encode())
+    with pytest.raises(ValueError, match=r"a\.mp4: no video stream"):
+        read(tmp_path / "a.mp4")
+
+
+# Checks
 
 
 def recorded(path, clip, *, rate=FPS, container_options=None):
@@ -98,51 +128,90 @@ def recorded(path, clip, *, rate=FPS, container_options=None):
         container.mux(stream.encode())
 
 
-def test_check_takes_what_is_long_enough(tmp_path, clip):
+def cut(path):
+    """Shorten a file whose index is in front, and which so still says that it is whole."""
+    noise = np.random.default_rng(0).integers(0, 256, (9, 32, 48, 3), np.uint8)
+    recorded(path, noise, container_options={"movflags": "faststart"})
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 2 // 3])
+
+
+@pytest.mark.parametrize("read", [read_video, video_shape])
+def test_cut_file_is_named(tmp_path, read):
+    cut(tmp_path / "a.mp4")
+    with pytest.raises(ValueError, match=r"a\.mp4: cannot be read as a video \(Invalid data"):
+        read(tmp_path / "a.mp4")
+
+
+def test_shape_is_counted(tmp_path, clip):
+    recorded(tmp_path / "a.mkv", clip)  # whose header has no number of frames
+    assert video_shape(tmp_path / "a.mkv") == (7, 32, 48)
+
+
+def test_clip_is_long_enough(tmp_path, clip):
     write_video(tmp_path / "a.mp4", clip)
     for frames in (1, 6, 7):
-        check_video(tmp_path / "a.mp4", frames=frames, height=32, width=48)
+        check_clip(tmp_path / "a.mp4", frames=frames, height=32, width=48)
     with pytest.raises(ValueError, match=r"a\.mp4: 7 frames, expected at least 8"):
-        check_video(tmp_path / "a.mp4", frames=8, height=32, width=48)
+        check_clip(tmp_path / "a.mp4", frames=8, height=32, width=48)
 
 
-@pytest.mark.parametrize("exact", [False, True])
-def test_check_size(tmp_path, clip, exact):
+def test_clip_whose_header_does_not_tell_its_length(tmp_path, clip):
+    recorded(tmp_path / "a.mkv", clip)
+    check_clip(tmp_path / "a.mkv", frames=8, height=32, width=48)
+
+
+def test_clip_of_another_size(tmp_path, clip):
     write_video(tmp_path / "a.mp4", clip)
     with pytest.raises(ValueError, match=r"a\.mp4: 48x32 pixels, expected 32x48"):
-        check_video(tmp_path / "a.mp4", frames=7, height=48, width=32, exact=exact)
+        check_clip(tmp_path / "a.mp4", frames=7, height=48, width=32)
+
+
+@pytest.fixture
+def samples(tmp_path, clip):
+    files = [tmp_path / "a.mp4", tmp_path / "b.mp4"]
+    for file in files:
+        write_video(file, clip)
+    return files
+
+
+def check(files, *, frames=7, height=32, width=48):
+    check_samples(files, frames=frames, height=height, width=width)
+
+
+def test_samples_that_can_be_scored(samples):
+    check(samples)
+
+
+def test_missing_sample(samples):
+    samples[1].unlink()
+    with pytest.raises(FileNotFoundError, match=r"video .*b\.mp4 is missing"):
+        check(samples)
 
 
 @pytest.mark.parametrize("frames", [6, 8])
-def test_exact_check_of_the_length(tmp_path, clip, frames):
-    write_video(tmp_path / "a.mp4", clip)
-    check_video(tmp_path / "a.mp4", frames=7, height=32, width=48, exact=True)
-    with pytest.raises(ValueError, match=rf"a\.mp4: 7 frames, expected {frames}"):
-        check_video(tmp_path / "a.mp4", frames=frames, height=32, width=48, exact=True)
+def test_sample_of_another_length(samples, clip, frames):
+    write_video(samples[1], np.resize(clip, (frames, *clip.shape[1:])))
+    with pytest.raises(ValueError, match=rf"b\.mp4: {frames} frames, expected 7"):
+        check(samples)
+
+
+def test_sample_of_another_size(samples, clip):
+    write_video(samples[1], clip.transpose(0, 2, 1, 3))
+    with pytest.raises(ValueError, match=r"b\.mp4: 32x48 pixels, expected 48x32"):
+        check(samples)
 
 
 @pytest.mark.parametrize("rate", [8, 24])
-def test_exact_check_of_the_rate(tmp_path, clip, rate):
-    recorded(tmp_path / "a.mp4", clip, rate=rate)
-    check_video(tmp_path / "a.mp4", frames=7, height=32, width=48)
-    with pytest.raises(ValueError, match=rf"a\.mp4: {rate} frames per second, expected 16"):
-        check_video(tmp_path / "a.mp4", frames=7, height=32, width=48, exact=True)
+def test_sample_of_another_rate(samples, clip, rate):
+    recorded(samples[1], clip, rate=rate)
+    check_clip(samples[1], frames=7, height=32, width=48)
+    with pytest.raises(ValueError, match=rf"b\.mp4: {rate} frames per second, expected 16"):
+        check(samples)
 
 
-def test_exact_check_does_not_believe_the_header(tmp_path):
-    """With its index in front, a file that was cut still says that it is whole."""
-    noise = np.random.default_rng(0).integers(0, 256, (9, 32, 48, 3), np.uint8)
-    recorded(tmp_path / "a.mp4", noise, container_options={"movflags": "faststart"})
-    check_video(tmp_path / "a.mp4", frames=9, height=32, width=48, exact=True)
-    content = (tmp_path / "a.mp4").read_bytes()
-    (tmp_path / "a.mp4").write_bytes(content[: len(content) * 2 // 3])
-    check_video(tmp_path / "a.mp4", frames=9, height=32, width=48)
+def test_header_of_a_sample_is_not_believed(tmp_path):
+    cut(tmp_path / "a.mp4")
+    check_clip(tmp_path / "a.mp4", frames=9, height=32, width=48)
     with pytest.raises(ValueError, match=r"a\.mp4: \d frames, expected 9"):
-        check_video(tmp_path / "a.mp4", frames=9, height=32, width=48, exact=True)
-
-
-@pytest.mark.parametrize("exact", [False, True])
-def test_check_names_what_is_no_video(tmp_path, exact):
-    (tmp_path / "a.mp4").write_text("not a video")
-    with pytest.raises(ValueError, match=r"a\.mp4: cannot be read as a video"):
-        check_video(tmp_path / "a.mp4", frames=9, height=32, width=48, exact=exact)
+        check([tmp_path / "a.mp4"], frames=9)

@@ -27,8 +27,10 @@ from vbench.third_party.amt.utils.build_utils import build_from_cfg
 from vbench.third_party.RAFT.core.raft import RAFT
 from vbench2_beta_i2v import VBenchI2V
 
+from pusa.aggregate import NAMES
 from pusa.suite import INFO_FILE, read_suite
 from pusa.vbench.run import score_videos
+from pusa.vbench.weights import dimension_files
 
 DINO_HUB = '''
 import torch
@@ -134,6 +136,9 @@ def write_weights(folder: Path) -> None:
         "../torch/hub/facebookresearch_dino_main"
     )
     _write_dreamsim(hub)
+    for name in {name for dimension in NAMES for name in dimension_files(dimension)}:
+        if not (folder / name).exists():  # code that the stand-ins do without
+            (folder / name).touch()
 
 
 def _write_clip(file: Path, *, patch_size: int, embed_dim: int) -> None:

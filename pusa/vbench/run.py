@@ -11,7 +11,6 @@ them - download what is missing, turn certificate checks off, unpickle code - is
 import json
 import math
 import os
-import platform
 import ssl
 import sys
 import tempfile
@@ -23,71 +22,32 @@ from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
-import av
 import pandas as pd
 from PIL import Image
 
-from pusa.aggregate import dimension_scores
+from pusa.aggregate import NAMES, dimension_scores
+from pusa.device import describe_device
 from pusa.scores import COLUMNS
-from pusa.suite import SuitePrompt
+from pusa.suite import SuitePrompt, check_motions
+from pusa.vbench import MIN_SIDE
+from pusa.vbench.weights import dimension_files
+from pusa.video import video_shape
 
 #: How imaging_quality shrinks frames: VBench's default, and the leaderboard's.
 IMAGING_QUALITY_MODE = "longer"
-#: Under it RAFT and AMT give NaN, which VBench counts as no motion and as smoothness 0.48.
-MIN_SIDE = 128
 #: motion_smoothness compares each frame between two others.
 MIN_FRAMES = 3
 MAX_NAME = 255  # bytes of a file's name on Linux
-#: What VBench looks for in a video's name to know the motion that was asked for.
-CAMERA_MOTIONS = (
-    "camera pans left",
-    "camera pans right",
-    "camera tilts up",
-    "camera tilts down",
-    "camera zooms in",
-    "camera zooms out",
-    "camera static",
-)
 IMAGE_DIMENSIONS = frozenset({"i2v_subject", "i2v_background"})  # compare with the given image
 PACKAGES = (
     "vbench", "torch", "torchvision", "transformers", "timm", "peft", "dreamsim", "openai-clip",
     "open_clip_torch", "pyiqa", "decord", "opencv-python", "pillow", "numpy",
 )  # fmt: skip
-
-_DINO = (
-    "dino_model/facebookresearch_dino_main/hubconf.py",
-    "dino_model/dino_vitbase16_pretrain.pth",
-    "torch/hub/checkpoints/dino_vitbase16_pretrain.pth",
-)
-#: What each dimension reads from the folder of weights; VBench downloads what it does not find.
-FILES = {
-    "subject_consistency": _DINO,
-    "background_consistency": ("clip_model/ViT-B-32.pt",),
-    "motion_smoothness": ("amt_model/amt-s.pth",),
-    "dynamic_degree": ("raft_model/models/raft-things.pth",),
-    "aesthetic_quality": (
-        "clip_model/ViT-L-14.pt",
-        "aesthetic_model/emb_reader/sa_0_4_vit_l_14_linear.pth",
-    ),
-    "imaging_quality": ("pyiqa_model/musiq_spaq_ckpt-358bb6af.pth",),
-    "i2v_subject": _DINO,
-    "i2v_background": (
-        "torch/hub/facebookresearch_dino_main/hubconf.py",
-        "torch/hub/checkpoints/dino_vitbase16_pretrain.pth",
-        "torch/hub/dino_vitb16_pretrain.pth",
-        "torch/hub/clip_vitb16_pretrain.pth.tar",
-        "torch/hub/open_clip_vitb16_pretrain.pth.tar",
-        "torch/hub/ensemble_lora/adapter_config.json",
-    ),
-    "camera_motion": (
-        "torch/hub/facebookresearch_co-tracker_main/hubconf.py",
-        "torch/hub/checkpoints/cotracker2.pth",
-    ),
-}
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
-    # VBench's checkpoints are other people's pickles: only tensors may come out of them.
+    # VBench's checkpoints are other people's pickles, of which only tensors are read; CLIP's are
+    # TorchScript archives, which are no Python pickles.
     "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
 }
 
@@ -118,7 +78,7 @@ def score_videos(
     Raises:
         FileNotFoundError: if a network is missing.
         ValueError: for an unknown dimension, a prompt, clip or image that VBench cannot score
-            (`suite_names`, `check_clips`, `check_images`, `check_motions`).
+            (`suite_names`, `check_clips`, `check_images`, `pusa.suite.check_motions`).
         RuntimeError: if VBench leaves out a video, gives no number, or a score for the whole
             dimension that is not the mean of its videos by `pusa.aggregate`.
     """
@@ -127,7 +87,7 @@ def score_videos(
     record = {
         "scorer": "vbench",
         "dimensions": [dimension],
-        "device": _describe_device(device),
+        "device": describe_device(device),
         "packages": _package_versions(),
         "imaging_quality_mode": IMAGING_QUALITY_MODE,
         "image_ratio": prompts[0].image.parent.name,
@@ -172,12 +132,12 @@ def check_suite(prompts: list[SuitePrompt], samples: int) -> None:
         samples: videos of each.
 
     Raises:
-        ValueError: by `suite_names`, `check_images` and `check_motions`.
+        ValueError: by `suite_names`, `check_images` and `pusa.suite.check_motions`.
     """
     rows = [(p.video_name(n), p.index, n) for p in prompts for n in range(samples)]
     suite_names(prompts, pd.DataFrame(rows, columns=["file", "index", "sample"]))
     check_images([p for p in prompts if not IMAGE_DIMENSIONS.isdisjoint(p.dimensions)])
-    check_motions([p for p in prompts if "camera_motion" in p.dimensions])
+    check_motions(prompts)
 
 
 def suite_names(prompts: list[SuitePrompt], videos: pd.DataFrame) -> dict[str, str]:
@@ -225,13 +185,7 @@ def check_clips(files: Iterable[str], folder: str | Path) -> dict[str, int]:
     frames = {}
     for file in files:
         path = Path(folder) / file
-        try:
-            with av.open(str(path)) as container:
-                stream = container.streams.video[0]
-                width, height = stream.width, stream.height
-                frames[file] = sum(1 for _ in container.decode(stream))
-        except (av.FFmpegError, OSError, IndexError) as error:
-            raise ValueError(f"{path}: cannot be read as a video ({error})") from None
+        frames[file], height, width = video_shape(path)
         if min(width, height) < MIN_SIDE:
             raise ValueError(
                 f"{path}: {width}x{height} pixels, but VBench needs {MIN_SIDE} or more a side"
@@ -255,36 +209,22 @@ def check_images(prompts: list[SuitePrompt]) -> None:
                 raise ValueError(f"{prompt.image}: mode {image.mode}, but VBench needs RGB")
 
 
-def check_motions(prompts: list[SuitePrompt]) -> None:
-    """Refuse camera prompts of which VBench cannot tell the motion.
-
-    Raises:
-        ValueError: if a prompt names none of `CAMERA_MOTIONS`.
-    """
-    for prompt in prompts:
-        if not any(motion in prompt.prompt for motion in CAMERA_MOTIONS):
-            raise ValueError(
-                f"prompt {prompt.index} {prompt.prompt!r} names no camera motion; expected one "
-                f"of: {', '.join(CAMERA_MOTIONS)}"
-            )
-
-
-def write_environment(out: str | Path) -> None:
-    """Import VBench's code of all nine dimensions, and write the versions of its packages.
+def check_environment() -> None:
+    """Import VBench's code of all nine dimensions, and look for the packages of the record.
 
     Raises:
         ImportError: if the environment is not VBench's.
     """
-    for dimension in FILES:
+    for dimension in NAMES:
         _import_vbench(dimension)
-    Path(out).write_text(json.dumps({"packages": _package_versions()}, indent=1) + "\n")
+    _package_versions()
 
 
 def _check_files(weights: Path, dimension: str) -> None:
-    if dimension not in FILES:
-        raise ValueError(f"unknown dimension {dimension!r}; expected one of {', '.join(FILES)}")
-    for file in FILES[dimension]:
-        if not (weights / file).is_file():
+    if dimension not in NAMES:
+        raise ValueError(f"unknown dimension {dimension!r}; expected one of {', '.join(NAMES)}")
+    for file in dimension_files(dimension):
+        if not (weights / file).exists():
             raise FileNotFoundError(
                 f"{weights / file} is missing; `pusa download-vbench --weights {weights}` fetches "
                 "what VBench needs, on a machine with a network"
@@ -376,9 +316,3 @@ def _read_results(results: list[dict], files: dict[str, str], dimension: str) ->
 
 def _package_versions() -> dict[str, str]:
     return {name: version(name) for name in PACKAGES}
-
-
-def _describe_device(device: str) -> str:
-    import torch
-
-    return torch.cuda.get_device_name() if device == "cuda" else platform.machine()

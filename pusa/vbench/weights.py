@@ -19,9 +19,10 @@ class Download:
     ``source`` is the URL of a ``file`` or of a ``zip`` archive, or a model repository of the
     ``hub``, which knows the checksums of its files. ``files`` are names in ``folder``, with their
     SHA-256 where it is known; a name that ends in ``/`` is a folder. They lie in the folder
-    ``inside`` of an archive.
+    ``inside`` of an archive. VBench reads them for its ``dimensions``.
     """
 
+    dimensions: tuple[str, ...]
     kind: Literal["file", "zip", "hub"]
     source: str
     folder: str
@@ -54,16 +55,16 @@ COTRACKER_COMMIT = "82e02e8029753ad4ef13cf06be7f4fc5facdda4d"
 # that several projects report, LAION's and those of DINO's code are of their repositories. The
 # hub knows those of AMT and CoTracker. DreamSim's are recorded, and nothing vouches for them.
 DOWNLOADS = (
-    # background_consistency
     Download(
+        dimensions=("background_consistency",),
         kind="file",
         source=f"{CLIP}/{CLIP_B32}/ViT-B-32.pt",
         folder="clip_model",
         files={"ViT-B-32.pt": CLIP_B32},
         megabytes=354,
     ),
-    # aesthetic_quality
     Download(
+        dimensions=("aesthetic_quality",),
         kind="file",
         source=f"{CLIP}/{CLIP_L14}/ViT-L-14.pt",
         folder="clip_model",
@@ -71,6 +72,7 @@ DOWNLOADS = (
         megabytes=933,
     ),
     Download(
+        dimensions=("aesthetic_quality",),
         kind="file",
         source="https://raw.githubusercontent.com/LAION-AI/aesthetic-predictor/"
         f"{LAION_COMMIT}/sa_0_4_vit_l_14_linear.pth",
@@ -82,8 +84,8 @@ DOWNLOADS = (
         },
         megabytes=1,
     ),
-    # imaging_quality
     Download(
+        dimensions=("imaging_quality",),
         kind="file",
         source="https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights/"
         "musiq_spaq_ckpt-358bb6af.pth",
@@ -95,16 +97,16 @@ DOWNLOADS = (
         },
         megabytes=109,
     ),
-    # motion_smoothness
     Download(
+        dimensions=("motion_smoothness",),
         kind="hub",
         source="lalala125/AMT",
         folder="amt_model",
         files={"amt-s.pth": None},
         megabytes=12,
     ),
-    # dynamic_degree
     Download(
+        dimensions=("dynamic_degree",),
         kind="zip",
         source="https://dl.dropboxusercontent.com/s/4j4z58wuv8o0mfz/models.zip",
         folder="raft_model",
@@ -115,8 +117,8 @@ DOWNLOADS = (
         },
         megabytes=120,
     ),
-    # i2v_subject, subject_consistency, and i2v_background, whose DreamSim builds on DINO
     Download(
+        dimensions=("subject_consistency", "i2v_subject", "i2v_background"),
         kind="file",
         source="https://dl.fbaipublicfiles.com/dino/dino_vitbase16_pretrain/"
         "dino_vitbase16_pretrain.pth",
@@ -129,6 +131,7 @@ DOWNLOADS = (
         megabytes=344,
     ),
     Download(
+        dimensions=("subject_consistency", "i2v_subject", "i2v_background"),
         kind="zip",
         source=f"https://github.com/facebookresearch/dino/archive/{DINO_COMMIT}.zip",
         inside=f"dino-{DINO_COMMIT}/",
@@ -142,8 +145,8 @@ DOWNLOADS = (
         },
         megabytes=30,
     ),
-    # i2v_background
     Download(
+        dimensions=("i2v_background",),
         kind="zip",
         source="https://github.com/ssundaram21/dreamsim/releases/download/v0.2.0-checkpoints/"
         "dreamsim_ensemble_checkpoint.zip",
@@ -156,8 +159,8 @@ DOWNLOADS = (
         },
         megabytes=2700,
     ),
-    # camera_motion
     Download(
+        dimensions=("camera_motion",),
         kind="hub",
         source="facebook/cotracker",
         folder="torch/hub/checkpoints",
@@ -165,6 +168,7 @@ DOWNLOADS = (
         megabytes=204,
     ),
     Download(
+        dimensions=("camera_motion",),
         kind="zip",
         source=f"https://github.com/facebookresearch/co-tracker/archive/{COTRACKER_COMMIT}.zip",
         inside=f"co-tracker-{COTRACKER_COMMIT}/",
@@ -182,6 +186,18 @@ LINKS = {
     "torch/hub/checkpoints/dino_vitbase16_pretrain.pth": "dino_model/dino_vitbase16_pretrain.pth",
     "torch/hub/facebookresearch_dino_main": "dino_model/facebookresearch_dino_main",
 }
+
+
+def dimension_files(dimension: str) -> list[str]:
+    """What VBench reads for a dimension, as names in a folder of weights; folders end in ``/``."""
+    names = [
+        f"{download.folder}/{name}"
+        for download in DOWNLOADS
+        if dimension in download.dimensions
+        for name in download.files
+    ]
+    links = [link for link, target in LINKS.items() if any(n.startswith(target) for n in names)]
+    return names + links
 
 
 def download_weights(folder: str | Path) -> None:

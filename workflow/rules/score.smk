@@ -10,7 +10,7 @@ if VBENCH:
             suite=SUITE_INFO,
             weights=WEIGHTS / "download.json",
         output:
-            RESULTS / "scores/vbench.json",
+            touch(RESULTS / "scores/vbench_checked"),
         log:
             RESULTS / "logs/check_vbench.log",
         priority: 100
@@ -23,17 +23,17 @@ if VBENCH:
             suite=SUITE,
             weights=WEIGHTS,
             options=f"{size_options()} --samples {SAMPLE['samples']}",
+            missing=f"error: {vbench_python()} does not exist: VBench runs in an environment of its "
+            "own, which `make vbench` makes in .venv-vbench; score.environment says where it is",
         shell:
-            "(command -v {params.python:q} > /dev/null || {{ echo 'error: {params.python} does not"
-            " exist: VBench runs in an environment of its own, which `make vbench` makes in"
-            " .venv-vbench; score.environment says where it is'; exit 1; }};"
-            " {params.python:q} -m pusa check-vbench {params.suite:q} {output:q}"
-            " --weights {params.weights:q} {params.options}) 2>&1 | tee {log:q}"
+            "(command -v {params.python:q} > /dev/null || {{ echo {params.missing:q}; exit 1; }};"
+            " {params.python:q} -m pusa check-vbench {params.suite:q} --weights {params.weights:q}"
+            " {params.options}) 2>&1 | tee {log:q}"
 
     rule score_videos:
         input:
             suite=SUITE_INFO,
-            vbench=RESULTS / "scores/vbench.json",
+            checked=RESULTS / "scores/vbench_checked",
             manifests=scored_manifests,
         output:
             multiext(
