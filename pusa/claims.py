@@ -278,7 +278,7 @@ def write_claims(table: pd.DataFrame, out: Path, scale: str) -> None:
         "or most have to hold. Published numbers have no interval. Ours are paired by prompt and "
         "sample, with a 95 % bootstrap interval over prompts. Not decided: the interval includes "
         "the boundary between holding and not. Not run: a row has no scores. Margins in points, as "
-        "in `+ 0.5`, are ours, not the paper's. The intervals are not widened for the number of "
+        "in + 0.5, are ours, not the paper's. The intervals are not widened for the number of "
         "comparisons: of many, one may fail by chance; and they are too narrow where a kind has "
         "under ten prompts."
     ).strip()

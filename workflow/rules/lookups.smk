@@ -197,8 +197,8 @@ def scale_sentence(study):
     )
     seeds = config["effects"]["seeds"]
     made = (
-        f"Made by `snakemake effects` over {len(seeds)} training seeds; `seed sd` is the standard"
-        " deviation of a difference over them. "
+        f"Made by snakemake effects over {len(seeds)} training seeds, which the intervals take as"
+        " given: seed sd is the standard deviation of a difference over them. "
         if study == "effects"
         else ""
     )
