@@ -49,7 +49,7 @@ def main() -> None:
     """Run a command; an error that the user can mend is one line, without a traceback."""
     try:
         app()
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
 
@@ -425,6 +425,10 @@ def gather_scores(
     out: Path,
     manifests: Manifests,
     scores: Annotated[list[Path], typer.Option(help="Score file; several may be given.")],
+    samples: Annotated[int, typer.Option(help="Videos per prompt.")] = 1,
+    subject: Subject = None,
+    background: Background = None,
+    camera: Camera = None,
     allow_partial: AllowPartial = False,
 ) -> None:
     """Check that every video has every score that SUITE asks for, and put them into one file."""
@@ -432,7 +436,10 @@ def gather_scores(
     from pusa.suite import read_manifests, read_prompts
 
     videos, _ = read_manifests(manifests)
-    table, record = gather_scores(scores, read_prompts(suite), videos, allow_partial=allow_partial)
+    prompts = read_prompts(suite, _counts(subject, background, camera))
+    table, record = gather_scores(
+        scores, prompts, videos, samples=samples, allow_partial=allow_partial
+    )
     write_scores(table, record, out)
 
 

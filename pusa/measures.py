@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from pusa.device import describe_device
 from pusa.scores import COLUMNS
-from pusa.suite import SuitePrompt, check_motions, load_image
+from pusa.suite import SuitePrompt, check_manifest, check_motions, load_image
 from pusa.video import check_clip, check_samples, read_video
 
 MIN_FRAMES = 3
@@ -97,9 +97,7 @@ def measure_videos(
 def _check_inputs(by_index, videos, folder, frames, height, width, references) -> None:
     if frames < MIN_FRAMES:
         raise ValueError(f"videos of {frames} frames; the measures need at least {MIN_FRAMES}")
-    for row in videos.to_dict("records"):
-        if row["index"] not in by_index:
-            raise ValueError(f"{row['file']}: the suite has no prompt {row['index']}")
+    check_manifest(list(by_index.values()), videos)
     wanted = [by_index[index] for index in videos["index"].unique()]
     check_motions(wanted)
     size = {"frames": frames, "height": height, "width": width}

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from pusa.aggregate import NAMES
-from pusa.suite import KINDS, SuitePrompt
+from pusa.suite import KINDS, SuitePrompt, check_manifest
 
 #: ``file`` names the video, ``index`` its prompt's place in the suite. ``value`` is a share, of
 #: ``imaging_quality`` VBench's value / 100, of ``reference_psnr`` dB. ``frames`` are pixel frames.
@@ -43,6 +43,7 @@ def write_scores(table: pd.DataFrame, record: Mapping, out: str | Path) -> None:
         ValueError: for a row that `read_scores` would refuse.
     """
     out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
     table = _check_rows(table, out, record, allow_partial="missing" in record)
     out.with_suffix(".json").unlink(missing_ok=True)
     _write_whole(out, table.to_csv(index=False))
@@ -169,15 +170,17 @@ def gather_scores(
     prompts: Sequence[SuitePrompt],
     videos: pd.DataFrame,
     *,
+    samples: int,
     allow_partial: bool = False,
 ) -> tuple[pd.DataFrame, dict]:
     """Put the score files of one setting together: every video and dimension exactly once.
 
     Args:
         files: score files of dimensions and shards.
-        prompts: the suite, which says what is to be scored.
-        videos: the manifests of the setting, ``file, index, sample``.
-        allow_partial: give what is missing a row without a value, instead of an error.
+        prompts: the prompts of the setting, which say what is to be scored.
+        videos: the manifests of the setting, ``file, index, prompt, sample``.
+        samples: videos of each prompt, all of which the manifests must list.
+        allow_partial: give a score that is missing a row without a value, instead of an error.
 
     Returns:
         The table in the order of the suite, and a record: what all files have in common, all
@@ -207,7 +210,7 @@ def gather_scores(
         )
 
     extra = [name for name in scores["dimension"].unique() if name not in NAMES]
-    asked = _asked_scores(prompts, videos, extra)
+    asked = _asked_scores(prompts, videos, samples, extra)
     keys = list(asked.columns)
     found = scores.merge(asked, how="left", indicator="place")
     if (found["place"] != "both").any():
@@ -234,7 +237,7 @@ def gather_scores(
 
 
 def _asked_scores(
-    prompts: Sequence[SuitePrompt], videos: pd.DataFrame, extra: Sequence[str]
+    prompts: Sequence[SuitePrompt], videos: pd.DataFrame, samples: int, extra: Sequence[str]
 ) -> pd.DataFrame:
     """What is to be scored, in the suite's order: ``file, index, sample, kind, dimension``.
 
@@ -243,11 +246,18 @@ def _asked_scores(
     """
     if (twice := videos["file"].duplicated()).any():
         raise ValueError(f"video {videos.loc[twice, 'file'].iloc[0]} is in several manifests")
+    check_manifest(prompts, videos)
+    listed = set(zip(videos["index"], videos["sample"], strict=True))
+    for prompt in prompts:
+        for sample in range(samples):
+            if (prompt.index, sample) not in listed:
+                raise ValueError(
+                    f"video {prompt.video_name(sample)} is missing: no manifest lists sample "
+                    f"{sample} of prompt {prompt.index}, {prompt.prompt!r}"
+                )
     by_index = {prompt.index: prompt for prompt in prompts}
     rows = []
     for video in videos.sort_values(["index", "sample"]).to_dict("records"):
-        if video["index"] not in by_index:
-            raise ValueError(f"video {video['file']}: the suite has no prompt {video['index']}")
         prompt = by_index[video["index"]]
         place = (video["file"], video["index"], video["sample"], prompt.kind)
         rows += [

@@ -7,7 +7,9 @@ in ``crop/<ratio>/`` for the aspect ratios 1-1, 8-5, 7-4 and 16-9.
 import csv
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -79,38 +81,48 @@ def read_suite(
 
     Raises:
         FileNotFoundError: if the list, the image folder or an image is missing.
-        ValueError: for an entry without a field, or an image that is not an image.
+        ValueError: as `read_prompts`, or for an image that is not an image.
     """
     folder = Path(folder)
-    info_file = folder / INFO_FILE
-    prompts = read_prompts(folder)
+    prompts = read_prompts(folder, counts)
     images = folder / "crop" / _nearest_ratio(folder / "crop", width / height)
     prompts = [replace(p, image=images / p.image) for p in prompts]
-    if counts is not None:
-        try:
-            prompts = [prompts[i] for i in choose_subset([p.kind for p in prompts], counts)]
-        except ValueError as error:
-            raise ValueError(f"{info_file}: {error}") from None
     for image in {p.image for p in prompts}:
         _open_image(image)
     return prompts
 
 
-def read_prompts(folder: str | Path) -> list[SuitePrompt]:
+def read_prompts(folder: str | Path, counts: dict[str, int] | None = None) -> list[SuitePrompt]:
     """Read the suite's list without looking at its images: ``image`` is a file's name alone.
+
+    Args:
+        counts: as in `read_suite`.
 
     Raises:
         FileNotFoundError: if there is no list.
-        ValueError: if an entry lacks its prompt, dimensions or image.
+        ValueError: if it is not the list that was downloaded, or none at all; if an entry lacks its
+            prompt, dimensions or image; or if there are fewer of a kind than asked for.
     """
     info_file = Path(folder) / INFO_FILE
     if not info_file.is_file():
         raise FileNotFoundError(f"{info_file} does not exist; expected VBench-I2V's prompt list")
+    _check_download(info_file)
+    try:
+        entries = json.loads(info_file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{info_file}: cannot be read as JSON ({error})") from None
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f"{info_file}: expected a list of prompts")
     prompts = []
-    for index, entry in enumerate(json.loads(info_file.read_text())):
-        for key in ("prompt_en", "dimension", "image_name"):
-            if not entry.get(key):
+    for index, entry in enumerate(entries):
+        kinds = {"prompt_en": str, "dimension": list, "image_name": str}
+        for key, kind in kinds.items():
+            found = entry.get(key) if isinstance(entry, dict) else None
+            if not found:
                 raise ValueError(f"{info_file}: entry {index} has no {key!r}")
+            if not isinstance(found, kind):
+                wanted = "text" if kind is str else "a list"
+                raise ValueError(f"{info_file}: {key} of entry {index} is {found!r}, not {wanted}")
         prompts.append(
             SuitePrompt(
                 index=index,
@@ -119,7 +131,47 @@ def read_prompts(folder: str | Path) -> list[SuitePrompt]:
                 image=Path(entry["image_name"]),
             )
         )
-    return prompts
+    if counts is None:
+        return prompts
+    try:
+        return [prompts[i] for i in choose_subset([p.kind for p in prompts], counts)]
+    except ValueError as error:
+        raise ValueError(f"{info_file}: {error}") from None
+
+
+def _check_download(info_file: Path) -> None:
+    """Refuse a list that differs from the one that its folder's download.json tells of."""
+    record = info_file.with_name("download.json")
+    if not record.is_file():
+        return
+    expected = json.loads(record.read_text())["files"].get(INFO_FILE, {}).get("sha256")
+    found = sha256(info_file.read_bytes()).hexdigest()
+    if expected not in (None, found):
+        raise ValueError(
+            f"{info_file}: expected SHA-256 {expected}, as {record.name} says, found {found}; "
+            "delete it and download it again, or set suite.source: folder and delete the record"
+        )
+
+
+def check_manifest(prompts: Sequence[SuitePrompt], videos: pd.DataFrame) -> None:
+    """Check that videos were made for the prompts of a suite.
+
+    Args:
+        videos: from `read_manifests`.
+
+    Raises:
+        ValueError: if a video is of a prompt that the suite has not, or words otherwise.
+    """
+    by_index = {prompt.index: prompt for prompt in prompts}
+    for video in videos.to_dict("records"):
+        file, index = video["file"], video["index"]
+        if index not in by_index:
+            raise ValueError(f"video {file}: the suite has no prompt {index}")
+        if video["prompt"] != by_index[index].prompt:
+            raise ValueError(
+                f"video {file} was made for {video['prompt']!r}, but the suite's prompt {index} is "
+                f"{by_index[index].prompt!r}"
+            )
 
 
 def choose_subset(kinds: list[str], counts: dict[str, int]) -> list[int]:
@@ -221,7 +273,7 @@ def read_manifests(files: list[Path]) -> tuple[pd.DataFrame, Path]:
     tables = []
     for file in files:
         try:
-            table = pd.read_csv(file, keep_default_na=False)
+            table = pd.read_csv(file, keep_default_na=False, dtype={"file": str, "prompt": str})
         except ValueError as error:  # pandas does not name the file
             raise ValueError(f"{file}: cannot be read as a list of videos ({error})") from None
         lacking = [c for c in ("file", "index", "prompt", "sample") if c not in table]

@@ -21,10 +21,10 @@ def read_video(path: str | Path) -> np.ndarray:
     """Decode every frame of the first video stream to ``(frames, height, width, 3)``.
 
     Raises:
-        ValueError: if the file has no decodable video stream.
+        ValueError: if the file has no decodable video stream, or a damaged frame.
     """
     with _open_video(path) as stream:
-        frames = [f.to_ndarray(format="rgb24") for f in stream.container.decode(stream)]
+        frames = [frame.to_ndarray(format="rgb24") for frame in _decode(path, stream)]
     if not frames:
         raise ValueError(f"{path}: no video frame could be decoded")
     return np.stack(frames)
@@ -34,10 +34,10 @@ def video_shape(path: str | Path) -> tuple[int, int, int]:
     """Frames, height and width; the frames are counted by decoding, and none is kept.
 
     Raises:
-        ValueError: if the file has no decodable video stream.
+        ValueError: if the file has no decodable video stream, or a damaged frame.
     """
     with _open_video(path) as stream:
-        return sum(1 for _ in stream.container.decode(stream)), stream.height, stream.width
+        return sum(1 for _ in _decode(path, stream)), stream.height, stream.width
 
 
 def check_clip(path: str | Path, *, frames: int, height: int, width: int) -> None:
@@ -66,19 +66,21 @@ def check_samples(files: Iterable[str | Path], *, frames: int, height: int, widt
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if one has no video stream, another size, another number of frames, or a frame
-            rate other than `FPS`.
+        ValueError: if one has no video stream, another size, another number of frames, another
+            codec than h264, or a frame rate other than `FPS`.
     """
     for file in map(Path, files):
         if not file.is_file():
             raise FileNotFoundError(f"video {file} is missing")
         with _open_video(file) as stream:
             _check_size(file, stream, height, width)
-            rate = stream.average_rate
+            rate, codec = stream.average_rate, stream.codec_context.name
             packets = stream.container.demux(stream)  # one packet holds one frame
             found = sum(1 for packet in packets if packet.size and not packet.is_corrupt)
         if found != frames:
             raise ValueError(f"{file}: {found} frames, expected {frames}")
+        if codec != "h264":
+            raise ValueError(f"{file}: encoded as {codec}, expected h264")
         if rate != FPS:
             raise ValueError(f"{file}: {float(rate or 0):g} frames per second, expected {FPS}")
 
@@ -114,6 +116,14 @@ def write_video(path: str | Path, frames: np.ndarray, settings: dict | None = No
             container.mux(stream.encode(image))
         container.mux(stream.encode())
     os.replace(partial, path)
+
+
+def _decode(path: str | Path, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    """Frames in order; the decoder would fill a damaged one with something."""
+    for number, frame in enumerate(stream.container.decode(stream), start=1):
+        if frame.is_corrupt:
+            raise ValueError(f"{path}: frame {number} is damaged; delete the file and make it anew")
+        yield frame
 
 
 @contextmanager

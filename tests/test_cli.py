@@ -13,7 +13,7 @@ from pusa.aggregate import NAMES
 from pusa.experiments import read_experiments, settings_over_seeds, unique_settings
 from pusa.provenance import TRAINING_FACTS
 from pusa.scores import write_scores
-from pusa.suite import choose_subset
+from pusa.suite import choose_subset, read_prompts
 from pusa.video import read_video, write_video
 
 CONFIG = Path(__file__).parents[1] / "config"
@@ -127,7 +127,8 @@ def test_module_answers_without_torch():
     ids=lambda value: value[0] if isinstance(value, list) else value,
 )
 def test_user_error_is_one_line(run, tmp_path, dataset, model, suite, words, message):
-    row = {"file": "0000-0.mp4", "index": 0, "prompt": "a", "sample": 0}
+    prompt = read_prompts(suite)[0].prompt
+    row = {"file": "0000-0.mp4", "index": 0, "prompt": prompt, "sample": 0}
     pd.DataFrame([row]).to_csv(tmp_path / "shard0.csv", index=False)
     places = {"d": dataset, "m": model, "s": suite, "t": tmp_path}
     code, _, err = run(*(w.format(**places) if isinstance(w, str) else w for w in words))
@@ -210,7 +211,8 @@ def test_sample_and_score(run, sample, tmp_path, suite):
     assert [set(pd.read_csv(file)["index"]) for file in scores] == [{0, 4}, {2}]
 
     words = [word for file in scores for word in ("--scores", file)]
-    code, _, err = run("gather-scores", suite, tmp_path / "all.csv", *shards, *words)
+    counts = ["--subject", 1, "--background", 1, "--camera", 1]
+    code, _, err = run("gather-scores", suite, tmp_path / "all.csv", *shards, *words, *counts)
     assert code == 0, err
     table = pd.read_csv(tmp_path / "all.csv")
     assert {"camera_motion", "i2v_subject", "i2v_background"} < set(table["dimension"])
@@ -224,11 +226,14 @@ def test_sample_and_score(run, sample, tmp_path, suite):
     )
 
     # a score that is missing is named, and left out only if that is asked for
-    code, _, err = run("gather-scores", suite, tmp_path / "part.csv", *shards, *words[:2])
+    part = ["gather-scores", suite, tmp_path / "part.csv", *shards, *words[:2], *counts]
+    code, _, err = run(*part)
     assert code == 1 and "0002-0.mp4" in err and not (tmp_path / "part.csv").exists()
-    part = ["gather-scores", suite, tmp_path / "part.csv", *shards, *words[:2], "--allow-partial"]
-    assert run(*part)[0] == 0
+    assert run(*part, "--allow-partial")[0] == 0
     assert pd.read_csv(tmp_path / "part.csv")["value"].isna().any()
+    # and so is a video that no manifest lists
+    code, _, err = run(*part[:3], shards[0], *words[:2], *counts)
+    assert code == 1 and "video 0002-0.mp4 is missing: no manifest lists" in err
 
 
 def test_a_gpu_that_is_not_there(sample, tmp_path):

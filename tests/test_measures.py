@@ -459,8 +459,14 @@ def test_manifest_of_another_suite(tmp_path, prompts, videos):
 
 def test_prompt_without_a_camera_motion(tmp_path, prompts, videos):
     prompts = [replace(p, prompt=p.prompt.replace("camera ", "it ")) for p in prompts]
+    videos = videos.assign(prompt=videos["prompt"].str.replace("camera ", "it "))
     with pytest.raises(ValueError, match=r"prompt 4 '.*, it .*' names no camera motion"):
         score(prompts, videos, tmp_path)
+
+
+def test_videos_of_another_prompt(tmp_path, prompts, videos):
+    with pytest.raises(ValueError, match=r"0000-0\.mp4 was made for 'a cat', but the suite's prom"):
+        score(prompts, videos.assign(prompt="a cat"), tmp_path)
 
 
 def test_other_image_sizes(tmp_path):

@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from pusa.suite import (
     count_prompts,
     is_complete,
     load_image,
+    read_manifests,
+    read_prompts,
     read_suite,
 )
 
@@ -275,3 +278,44 @@ def test_rotated_image_is_turned_upright(tmp_path):
     image = load_image(tmp_path / "a.png", height=8, width=8)
     assert (image[:, -1] == 255).all()
     assert (image[:, :-1] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('[{"prompt_en"', "cannot be read as JSON"),
+        ("{}", "expected a list of prompts"),
+        ("[]", "expected a list of prompts"),
+        ("[1]", "entry 0 has no 'prompt_en'"),
+        ([entry() | {"prompt_en": 3}], "prompt_en of entry 0 is 3, not text"),
+        ([entry() | {"dimension": "camera_motion"}], "'camera_motion', not a list"),
+    ],
+)
+def test_lists_that_are_none(tmp_path, content, message):
+    text = content if isinstance(content, str) else json.dumps(content)
+    (tmp_path / INFO_FILE).write_text(text)
+    with pytest.raises(ValueError, match=f"{INFO_FILE}: .*{message}"):
+        read_prompts(tmp_path)
+
+
+def test_a_downloaded_list_that_was_changed(tmp_path):
+    (tmp_path / INFO_FILE).write_text(json.dumps([entry()]))
+    digest = sha256((tmp_path / INFO_FILE).read_bytes()).hexdigest()
+    record = {"files": {INFO_FILE: {"size": 1, "sha256": digest}}}
+    (tmp_path / "download.json").write_text(json.dumps(record))
+    assert len(read_prompts(tmp_path)) == 1
+    (tmp_path / INFO_FILE).write_text(json.dumps([entry(prompt="a blue circle")]))
+    with pytest.raises(ValueError, match=f"expected SHA-256 {digest}, as download.json says"):
+        read_prompts(tmp_path)
+
+
+def test_manifests(tmp_path):
+    (tmp_path / "a.csv").write_text("file,index,prompt,sample\n0-0.mp4,0,NA,0\n")
+    (tmp_path / "b.csv").write_text("file,index,prompt,sample\n1-0.mp4,1,12,0\n")
+    videos, folder = read_manifests([tmp_path / "a.csv", tmp_path / "b.csv"])
+    assert (folder, list(videos["prompt"])) == (tmp_path, ["NA", "12"])  # texts, as they are
+    (tmp_path / "c.csv").write_text("file,index\n")
+    with pytest.raises(ValueError, match=r"c\.csv: a list of videos has no column prompt, sample"):
+        read_manifests([tmp_path / "c.csv"])
+    with pytest.raises(ValueError, match=r"manifests of one folder are expected, found .*, "):
+        read_manifests([tmp_path / "a.csv", tmp_path / "x" / "b.csv"])

@@ -429,7 +429,7 @@ def test_certificates_stay_on_when_a_network_cannot_be_loaded(samples, tmp_path)
 
 #: `python -m pusa …` on stand-ins: DreamSim's networks are tiny only if its code is told so.
 TOLD = """#!/bin/sh
-shift 2
+while [ "$1" != pusa ]; do shift; done; shift
 exec {python} -c 'from tests.vbench_standins import shrink_dreamsim; shrink_dreamsim()
 from pusa.cli import main; main()' "$@"
 """

@@ -283,7 +283,8 @@ def test_a_file_of_the_hub(base, server, tmp_path, source):
         "weights.download_weights(sys.argv[1])\n"
     )
     clean = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-    env = {**clean, "HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": server.url}
+    patience = {"HF_HUB_ETAG_TIMEOUT": "60", "HF_HUB_DOWNLOAD_TIMEOUT": "60"}  # a busy machine
+    env = {**clean, **patience, "HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": server.url}
 
     def call(**extra):
         return subprocess.run(
@@ -297,7 +298,8 @@ def test_a_file_of_the_hub(base, server, tmp_path, source):
     assert offline.returncode
     place = tmp_path / "weights" / "amt" / "backbone.pth"
     assert offline.stderr.strip().endswith(f"; or put backbone.pth at {place}")
-    assert call().returncode == 0
+    done = call()
+    assert done.returncode == 0, done.stderr
     assert place.read_bytes() == BACKBONE
     assert read_record(tmp_path / "weights") == {
         "amt/backbone.pth": {

@@ -215,3 +215,26 @@ def test_header_of_a_sample_is_not_believed(tmp_path):
     check_clip(tmp_path / "a.mp4", frames=9, height=32, width=48)
     with pytest.raises(ValueError, match=r"a\.mp4: \d frames, expected 9"):
         check([tmp_path / "a.mp4"], frames=9)
+
+
+def test_sample_of_another_codec(tmp_path, clip):
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=FPS)
+        stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv420p"
+        for frame in clip[:7]:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    with pytest.raises(ValueError, match=r"a\.mp4: encoded as mpeg4, expected h264"):
+        check_samples([tmp_path / "a.mp4"], frames=len(clip[:7]), height=32, width=48)
+
+
+@pytest.mark.parametrize("read", [read_video, video_shape])
+def test_damaged_frame_is_named(tmp_path, read):
+    noise = np.random.default_rng(0).integers(0, 255, (9, 128, 128, 3)).astype(np.uint8)
+    write_video(tmp_path / "a.mp4", noise)
+    content = bytearray((tmp_path / "a.mp4").read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 3000] = bytes(3000)
+    (tmp_path / "a.mp4").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.mp4: frame \d is damaged; delete the file"):
+        read(tmp_path / "a.mp4")

@@ -28,9 +28,9 @@ from PIL import Image
 from pusa.aggregate import NAMES, dimension_scores
 from pusa.device import describe_device
 from pusa.scores import COLUMNS
-from pusa.suite import SuitePrompt, check_motions
+from pusa.suite import SuitePrompt, check_manifest, check_motions
 from pusa.vbench import MIN_SIDE
-from pusa.vbench.weights import dimension_files
+from pusa.vbench.weights import check_weights, dimension_files
 from pusa.video import video_shape
 
 #: How imaging_quality shrinks frames: VBench's default, and the leaderboard's.
@@ -92,6 +92,7 @@ def score_videos(
         "imaging_quality_mode": IMAGING_QUALITY_MODE,
         "image_ratio": prompts[0].image.parent.name,
     }
+    check_manifest(prompts, videos)
     names = suite_names(prompts, videos)
     by_index = {p.index: p for p in prompts}
     videos = videos[[dimension in by_index[index].dimensions for index in videos["index"]]]
@@ -229,6 +230,8 @@ def _check_files(weights: Path, dimension: str) -> None:
                 f"{weights / file} is missing; `pusa download-vbench --weights {weights}` fetches "
                 "what VBench needs, on a machine with a network"
             )
+    if (weights / "download.json").exists():
+        check_weights(weights)  # a truncated one would fail without its name, or abort
 
 
 def _import_vbench(dimension: str) -> ModuleType:
@@ -240,7 +243,13 @@ def _import_vbench(dimension: str) -> ModuleType:
     sys.modules[visualizer.__name__] = visualizer
     i2v = dimension in IMAGE_DIMENSIONS or dimension == "camera_motion"
     package = "vbench2_beta_i2v" if i2v else "vbench"
-    return import_module(f"{package}.{dimension}")
+    try:
+        return import_module(f"{package}.{dimension}")
+    except ImportError as error:
+        raise ImportError(
+            f"VBench's {dimension} cannot be imported by {sys.executable} ({error}); it runs in "
+            "the environment that `make vbench` makes"
+        ) from error
 
 
 def _load_vbench(dimension: str, weights: Path, device: str) -> Callable:

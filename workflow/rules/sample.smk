@@ -6,6 +6,8 @@ rule sample_videos:
         prompts=RESULTS / "cache/prompts.safetensors",
         model=MODEL / "model_index.json",
         adapted=adapted_weights,
+        # What scores the videos is looked at before days are spent on making them.
+        checked=ancient(RESULTS / "scores/vbench_checked") if VBENCH else [],
     output:
         RESULTS / "samples/{study}/{setting}/shard{shard}.csv",
     log:

@@ -61,7 +61,7 @@ if VBENCH:
             size=clip_options(),
             device=config["device"],
         shell:
-            "{params.python:q} -m pusa score-vbench {params.suite:q} {output.csv:q}"
+            "{params.python:q} -W ignore -m pusa score-vbench {params.suite:q} {output.csv:q}"
             " {input.manifests:q} --dimension {wildcards.dimension} --weights {params.weights:q}"
             " {params.size} --device {params.device} &> {log:q}"
 
@@ -100,6 +100,10 @@ rule gather_scores:
         suite=SUITE_INFO,
         manifests=lambda wildcards: setting_shards(wildcards.study, wildcards.setting),
         scores=lambda wildcards: score_shards(wildcards.study, wildcards.setting),
+        records=lambda wildcards: [
+            file.with_suffix(".json")
+            for file in score_shards(wildcards.study, wildcards.setting)
+        ],
     output:
         multiext(str(RESULTS / "scores/{study}/{setting}"), csv=".csv", record=".json"),
     log:
@@ -109,9 +113,13 @@ rule gather_scores:
         "../../envs/pusa.yaml"
     params:
         suite=SUITE,
+        samples=SAMPLE["samples"],
+        counts=lambda wildcards: count_options(
+            sampled_prompts(wildcards.study, wildcards.setting)
+        ),
         scores=lambda wildcards, input: [
             word for file in input.scores for word in ("--scores", file)
         ],
     shell:
         "python -m pusa gather-scores {params.suite:q} {output.csv:q} {input.manifests:q}"
-        " {params.scores:q} &> {log:q}"
+        " {params.scores:q} --samples {params.samples} {params.counts} &> {log:q}"
