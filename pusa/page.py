@@ -90,6 +90,7 @@ def write_latex(title: str, text: str, parts: dict[str, pd.DataFrame], out: Path
         r"\begin{landscape}",
         r"\scriptsize",
         r"\setlength{\tabcolsep}{2pt}",
+        r"\setlength{\LTcapwidth}{\linewidth}",
         rf"\begin{{longtable}}{{l{'r' * (len(columns) - 1)}}}",
         rf"\caption{{{_latex(f'{title}. {text}')}}}\\",
         *(*head, r"\endfirsthead"),
@@ -170,7 +171,8 @@ def _latex_rows(table: pd.DataFrame) -> list[str]:
         if not any(intervals):
             lines.append(rf"{line} \\")
             continue
-        # Intervals have a line of their own, or the table would be twice as wide.
-        small = [rf"{{\tiny {_latex_minus(i)}}}" if i else "" for i in intervals]
-        lines += [rf"{line} \\*[-3pt]", " & ".join(small) + r" \\"]
+        # The ends of intervals have lines of their own, or the table would be twice as wide.
+        ends = [_latex_minus(i).replace(", ", r",\\") for i in intervals]
+        small = [rf"{{\tiny\shortstack[r]{{{end}}}}}" if end else "" for end in ends]
+        lines += [rf"{line} \\*", " & ".join(small) + r" \\"]
     return lines

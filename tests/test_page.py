@@ -96,8 +96,8 @@ def test_numbers(page):
     assert '<td class="number"><b>87.32</b></td>' in html
     assert '<th>model</th><th class="number">Total</th>' in html
     lines = latex.splitlines()
-    at = lines.index(r"a-b & $-$1.25 \\*[-3pt]")
-    assert lines[at + 1] == r" & {\tiny {[}$-$2.00, $-$0.50]} \\"
+    at = lines.index(r"a-b & $-$1.25 \\*")
+    assert lines[at + 1] == r" & {\tiny\shortstack[r]{{[}$-$2.00,\\$-$0.50]}} \\"
     assert lines[at + 2] == r"c & \textbf{87.32} \\"
 
 
