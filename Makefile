@@ -29,9 +29,9 @@ demo: $(VENV)/installed
 	   "Effects:       $(OUT)/effects/tables.md" \
 	   "Contact sheet: $(OUT)/figures/contact_sheet.png"
 
-# Two files at a time: some tests wait for Slurm most of their time.
+# Two files at a time, in their order: some tests wait for Slurm most of their time, and go first.
 test: $(VENV)/installed
-	$(RUN) python -m pytest -n 2 --dist loadfile
+	$(RUN) python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 vbench: $(VENV)-vbench/installed
 

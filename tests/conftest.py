@@ -138,3 +138,8 @@ def prompt_cache(tmp_path_factory, prompts, model):
     out = tmp_path_factory.mktemp("prompts") / "prompts.safetensors"
     cache_prompts({p.prompt for p in prompts}, model, out, text_tokens=TEXT_TOKENS)
     return out
+
+
+def pytest_collection_modifyitems(items):
+    """Put first what waits for Slurm most of its time, so that the rest runs beside it."""
+    items.sort(key=lambda item: item.get_closest_marker("slurm") is None)
