@@ -164,11 +164,13 @@ def test_the_server_as_a_command(tmp_path, command):
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as server:
         url = server.stdout.readline().strip()
         options = ["--include", "metadata.csv", "--include", "*.tensors.pth"]
-        subprocess.run(
-            **command(*options, repo="org/data", kind="dataset", env={"HF_ENDPOINT": url}),
-            check=True,
-        )
-        server.terminate()
+        try:
+            subprocess.run(
+                **command(*options, repo="org/data", kind="dataset", env={"HF_ENDPOINT": url}),
+                check=True,
+            )
+        finally:
+            server.terminate()
     names = {"metadata.csv", "train/a.mp4.tensors.pth", "download.json"}
     assert files_of(tmp_path / "model") == names
 

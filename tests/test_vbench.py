@@ -45,6 +45,13 @@ CLIPS = (
 )
 
 
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    """What importing VBench switches off stays off for these tests alone."""
+    for name, value in run.OFFLINE.items():
+        monkeypatch.setenv(name, value)
+
+
 def write_clip(file: Path, *, frames: int = 17, shift: int = 2, height=128, width=128) -> None:
     """A picture that wanders to the right, as when the camera pans left."""
     coarse = np.random.default_rng(frames).integers(0, 255, (12, 12, 3)).astype(np.uint8)
