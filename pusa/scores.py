@@ -40,9 +40,11 @@ def write_scores(table: pd.DataFrame, record: Mapping, out: str | Path) -> None:
             a score; the number of ``rows`` is added.
 
     Raises:
-        ValueError: for a row that `read_scores` would refuse.
+        ValueError: for a row that `read_scores` would refuse, or the record's own name.
     """
     out = Path(out)
+    if out.suffix == ".json":
+        raise ValueError(f"{out}: the table cannot have the name of its record; expected .csv")
     out.parent.mkdir(parents=True, exist_ok=True)
     table = _check_rows(table, out, record, allow_partial="missing" in record)
     out.with_suffix(".json").unlink(missing_ok=True)

@@ -154,6 +154,11 @@ def test_a_measure_that_fails_is_not_written(tmp_path, table, file):
     assert file.read_bytes() == before
 
 
+def test_a_table_is_not_lost_to_its_record(tmp_path, table):
+    with pytest.raises(ValueError, match=r"a\.json: the table cannot have the name of its record"):
+        write_scores(table, RECORD, tmp_path / "a.json")
+
+
 # Interrupted jobs
 
 
