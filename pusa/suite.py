@@ -251,13 +251,13 @@ def _open_image(path: Path) -> Image.Image:
 
 
 def is_complete(manifest: Path) -> bool:
-    """Whether every video that a manifest of `pusa.generate` lists is there."""
+    """Whether every video that a manifest of `pusa.sample_suite` lists is there."""
     with manifest.open(newline="") as lines:
         return all((manifest.parent / row["file"]).exists() for row in csv.DictReader(lines))
 
 
 def read_manifests(files: list[Path]) -> tuple[pd.DataFrame, Path]:
-    """Read manifests of `pusa.generate` that lie in one folder.
+    """Read manifests of `pusa.sample_suite` that lie in one folder.
 
     Returns:
         One row per video, ``file, index, prompt, sample, device``, and the videos' folder.

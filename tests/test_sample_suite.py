@@ -7,11 +7,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from pusa import generate
+from pusa import sample_suite
 from pusa.cache import PromptCache
 from pusa.device import describe_device
 from pusa.flow import sigma_grid
-from pusa.generate import SampleSettings, generate_suite
 from pusa.models import (
     decode_latents,
     encode_pixels,
@@ -20,6 +19,7 @@ from pusa.models import (
     load_vae,
     pixels_to_frames,
 )
+from pusa.sample_suite import SampleSettings, generate_suite
 from pusa.sampler import model_velocity, noise_for, sample_latents
 from pusa.suite import load_image
 from pusa.video import read_settings, read_video, write_video
@@ -60,7 +60,7 @@ def decoded(monkeypatch):
         seen.append(latents)
         return decode_latents(vae, latents)
 
-    monkeypatch.setattr(generate, "decode_latents", recording)
+    monkeypatch.setattr(sample_suite, "decode_latents", recording)
     return seen
 
 
@@ -158,7 +158,7 @@ def test_settings_are_in_the_file(make, settings, tmp_path, prompts):
 def test_finished_videos_are_kept(make, settings, tmp_path, monkeypatch):
     table = make(settings)
     before = times(tmp_path / "out")
-    monkeypatch.setattr(generate, "load_transformer", None)  # is not even loaded
+    monkeypatch.setattr(sample_suite, "load_transformer", None)  # is not even loaded
     again = make(settings)
     assert times(tmp_path / "out") == before
     assert again.equals(table)

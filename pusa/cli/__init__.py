@@ -1,0 +1,22 @@
+"""The command line: thin commands over the library, used by the workflow's rules and by people.
+
+A command imports what it needs when it runs, so that ``pusa --help`` and the commands without
+a model answer at once.
+"""
+
+import sys
+
+from pusa.cli import data, download, figures, report, sample, score, train  # noqa: F401
+from pusa.cli.options import app
+from pusa.cli.tiny import tiny
+
+__all__ = ["app", "main", "tiny"]
+
+
+def main() -> None:
+    """Run a command; an error that the user can mend is one line, without a traceback."""
+    try:
+        app()
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
