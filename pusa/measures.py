@@ -23,8 +23,9 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tqdm import tqdm
 
 from pusa.device import describe_device
+from pusa.image import load_image
 from pusa.scores import COLUMNS
-from pusa.suite import SuitePrompt, check_manifest, check_motions, load_image
+from pusa.suite import SuitePrompt, check_manifest, check_motions
 from pusa.video import check_clip, check_samples, read_video
 
 MIN_FRAMES = 3

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps, UnidentifiedImageError
+
+from pusa.image import open_image
 
 INFO_FILE = "vbench2_i2v_full_info.json"
 KINDS = ("subject", "background", "camera")
@@ -81,14 +81,14 @@ def read_suite(
 
     Raises:
         FileNotFoundError: if the list, the image folder or an image is missing.
-        ValueError: as `read_prompts`, or for an image that is not an image.
+        ValueError: as `read_prompts`, or for an image that `pusa.image.open_image` refuses.
     """
     folder = Path(folder)
     prompts = read_prompts(folder, counts)
     images = folder / "crop" / _nearest_ratio(folder / "crop", width / height)
     prompts = [replace(p, image=images / p.image) for p in prompts]
     for image in {p.image for p in prompts}:
-        _open_image(image)
+        open_image(image)
     return prompts
 
 
@@ -221,12 +221,6 @@ def check_motions(prompts: list[SuitePrompt]) -> None:
             )
 
 
-def load_image(path: Path, *, height: int, width: int) -> np.ndarray:
-    """An image as ``uint8`` ``(height, width, 3)``: resized to cover, then cropped centrally."""
-    image = ImageOps.fit(_open_image(path), (width, height), Image.Resampling.BICUBIC)
-    return np.asarray(image)
-
-
 def _nearest_ratio(crops: Path, ratio: float) -> str:
     found = sorted(p.name for p in crops.glob("*-*") if re.fullmatch(r"\d+-\d+", p.name))
     if not found:
@@ -237,17 +231,6 @@ def _nearest_ratio(crops: Path, ratio: float) -> str:
         return abs(int(width) / int(height) - ratio)
 
     return min(found, key=distance)
-
-
-def _open_image(path: Path) -> Image.Image:
-    """Decode an image completely, so that a truncated one is found out."""
-    if not path.is_file():
-        raise FileNotFoundError(f"image {path} does not exist")
-    try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"{path} is not a readable image ({error})") from None
 
 
 def is_complete(manifest: Path) -> bool:

@@ -7,14 +7,25 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import dropwhile, islice, pairwise
 from pathlib import Path
 
 import av
 import numpy as np
+from av.sidedata.sidedata import Type as SideData
+from av.stream import Disposition
+from av.video.reformatter import ColorTrc
+from PIL import Image
 
 FPS = 16  # Wan2.1's frame rate; VBench's dynamic degree depends on it
 CRF = 10  # VBench-I2V's recipe
-X264 = {"crf": str(CRF), "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
+#: What to do with footage of another kind than is read here.
+REMAKE = "re-encode it, as with ffmpeg -i FILE -vf fps=16 NEW.mp4"
+#: By how many frames decoding order may differ from the order of showing, in any codec.
+REORDERED = 32
+X264 = {"preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
 
 
 def read_video(path: str | Path) -> np.ndarray:
@@ -38,6 +49,85 @@ def video_shape(path: str | Path) -> tuple[int, int, int]:
     """
     with _open_video(path) as stream:
         return sum(1 for _ in _decode(path, stream)), stream.height, stream.width
+
+
+@dataclass(frozen=True)
+class Footage:
+    """A video file that anyone may have made, after `scan_video`."""
+
+    path: Path
+    times: tuple[int | None, ...]  # of its frames in order, in the stream's unit; None if not told
+    rate: Fraction | None  # frames per second
+
+    def read_frames(self, first: int, count: int) -> Iterator[np.ndarray]:
+        """Decode ``count`` frames from frame ``first`` on, counted from 1.
+
+        They are as viewers show them: turned upright, with square pixels. Only what lies between
+        them and the key frame before is decoded, and one frame is held.
+
+        Yields:
+            RGB, ``uint8`` ``(height, width, 3)``.
+
+        Raises:
+            ValueError: if a frame is damaged or not there, its colours are HDR, or it is to be
+                shown mirrored or askew.
+        """
+        with _open_video(self.path) as stream:
+            stream.thread_type = "AUTO"
+            number = first
+            for frame in islice(self._frames_from(stream, first), count):
+                told = self.times[number - 1]
+                if frame.is_corrupt or told not in (None, frame.pts):
+                    raise ValueError(f"{self.path}: frame {number} is damaged; {REMAKE}")
+                yield _show(self.path, frame, stream.sample_aspect_ratio or Fraction(1))
+                number += 1
+        if number < first + count:
+            raise ValueError(f"{self.path}: frame {number} is missing; {REMAKE}")
+
+    def _frames_from(self, stream: av.VideoStream, first: int) -> Iterator[av.VideoFrame]:
+        start = self.times[first - 1]
+        if start is None:
+            return islice(stream.container.decode(stream), first - 1, None)
+        if first > REORDERED:
+            stream.container.seek(self.times[first - 1 - REORDERED], stream=stream)
+        return dropwhile(lambda frame: frame.pts < start, stream.container.decode(stream))
+
+
+def scan_video(path: str | Path) -> Footage:
+    """Find a file's frames without decoding them.
+
+    Raises:
+        ValueError: if it has no video stream, a variable frame rate, or fewer frames than its
+            header promises.
+    """
+    with _open_video(path) as stream:
+        container = stream.container
+        # Later, the index of other formats than MP4 holds what was read.
+        promised = len(stream.index_entries) if "mp4" in container.format.name else stream.frames
+        packets = [  # one packet holds one frame; a trimmed file has some that are not shown
+            (packet.pts, not packet.is_discard)
+            for packet in container.demux(stream)
+            if packet.size and not packet.is_corrupt
+        ]
+        shown = [pts for pts, is_shown in packets if is_shown]
+        if not shown:
+            raise ValueError(f"{path}: no video frame")
+        missing = promised - len(packets)
+        if None in shown:  # as in AVI, which has a constant rate
+            times, rate = (None,) * len(shown), stream.average_rate
+        else:
+            times = tuple(sorted(shown))
+            rate = _constant_rate(path, times, stream.time_base) or stream.average_rate
+            if "DURATION" in stream.metadata and rate:  # as in Matroska, which counts no frames
+                hours, minutes, seconds = stream.metadata["DURATION"].split(":")
+                end = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+                missing = round((end - times[-1] * stream.time_base) * rate) - 1
+    if missing > 0:
+        raise ValueError(
+            f"{path} is cut short: its header promises {len(times) + missing} frames, "
+            f"{len(times)} are there; copy or export it again"
+        )
+    return Footage(Path(path), times, rate)
 
 
 def check_clip(path: str | Path, *, frames: int, height: int, width: int) -> None:
@@ -95,27 +185,67 @@ def read_settings(path: str | Path) -> dict:
     return settings if isinstance(settings, dict) else {}
 
 
-def write_video(path: str | Path, frames: np.ndarray, settings: dict | None = None) -> None:
+def write_video(
+    path: str | Path, frames: np.ndarray, settings: dict | None = None, *, crf: int = CRF
+) -> None:
     """Write ``(frames, height, width, 3)`` as H.264, 16 fps, crf 10, as VBench-I2V asks.
 
     The file appears under its name only when complete, so that an interrupted run leaves
-    no half-written video. ``settings`` are stored as JSON in the container's comment.
+    no half-written video. ``settings`` are stored as JSON in the container's comment. A higher
+    ``crf`` makes a smaller file.
+
+    Raises:
+        ValueError: if height or width is odd, which yuv420p cannot hold.
     """
     path = Path(path)
+    height, width = frames.shape[1:3]
+    if height % 2 or width % 2:
+        raise ValueError(f"{path}: frames of {width}x{height} pixels, expected even sides")
     partial = path.with_name(f".partial-{path.name}")
     with av.open(str(partial), "w", format="mp4") as container:
         if settings is not None:
             container.metadata["comment"] = json.dumps(settings, sort_keys=True)
         # One thread and no macroblock tree: with it, x264 was seen to write small clips in
         # several ways at random, and then neither a dataset nor a training repeats.
-        stream = container.add_stream("libx264", rate=FPS, options=X264)
-        stream.height, stream.width = frames.shape[1:3]
+        stream = container.add_stream("libx264", rate=FPS, options=X264 | {"crf": str(crf)})
+        stream.height, stream.width = height, width
         stream.pix_fmt = "yuv420p"
         for frame in frames:
             image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
             container.mux(stream.encode(image))
         container.mux(stream.encode())
     os.replace(partial, path)
+
+
+def write_gif(path: str | Path, frames: np.ndarray) -> None:
+    """Write ``(frames, height, width, 3)`` as an endless GIF of 16 frames per second."""
+    path = Path(path)
+    partial = path.with_name(f".partial-{path.name}")
+    # GIF counts hundredths of a second, of which a frame takes 6.25: the rest goes to every fourth.
+    ends = [round(100 * n / FPS) for n in range(len(frames) + 1)]
+    first, *others = (Image.fromarray(frame) for frame in frames)
+    first.save(
+        partial,
+        format="GIF",
+        save_all=True,
+        append_images=others,
+        duration=[10 * (end - start) for start, end in pairwise(ends)],
+        loop=0,
+    )
+    os.replace(partial, path)
+
+
+def write_png_frames(folder: str | Path, frames: np.ndarray) -> None:
+    """Write ``(frames, height, width, 3)`` as ``folder/frame_0001.png`` and so on.
+
+    Frames of an earlier video that lie there are removed.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("frame_*.png"):
+        old.unlink()
+    for number, frame in enumerate(frames, start=1):
+        Image.fromarray(frame).save(folder / f"frame_{number:04d}.png")
 
 
 def _decode(path: str | Path, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
@@ -131,9 +261,11 @@ def _open_video(path: str | Path) -> Iterator[av.VideoStream]:
     """Open a file's first video stream; what FFmpeg says of it, now or later, is one sentence."""
     try:
         with av.open(str(path)) as container:
-            if not container.streams.video:
+            pictures = Disposition.attached_pic  # such as the cover of a song
+            streams = [s for s in container.streams.video if not s.disposition & pictures]
+            if not streams:
                 raise ValueError(f"{path}: no video stream")
-            yield container.streams.video[0]
+            yield streams[0]
     except (av.FFmpegError, OSError) as error:
         raise ValueError(f"{path}: cannot be read as a video ({error.strerror})") from error
 
@@ -143,3 +275,34 @@ def _check_size(path: str | Path, stream: av.VideoStream, height: int, width: in
         raise ValueError(
             f"{path}: {stream.width}x{stream.height} pixels, expected {width}x{height}"
         )
+
+
+def _constant_rate(path: str | Path, times: tuple[int, ...], unit: Fraction) -> Fraction | None:
+    """Frames per second; a tenth of a frame, or one unit of the clock, may be lost to rounding."""
+    if len(times) == 1:
+        return None
+    steps = [after - before for before, after in pairwise(times)]
+    mean = Fraction(times[-1] - times[0], len(steps))
+    if max(steps) - min(steps) > max(1, mean / 10):
+        shortest, longest = (1000 * float(step * unit) for step in (min(steps), max(steps)))
+        raise ValueError(
+            f"{path} has a variable frame rate, frames of {shortest:.0f} to {longest:.0f} ms; "
+            f"{REMAKE}"
+        )
+    return 1 / (mean * unit)
+
+
+def _show(path: Path, frame: av.VideoFrame, pixel_aspect: Fraction) -> np.ndarray:
+    """A frame as viewers show it, ``uint8`` ``(height, width, 3)``."""
+    if frame.color_trc in (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67):
+        raise ValueError(f"{path} is HDR, expected SDR; map its tones first")
+    rotation = frame.rotation
+    matrix = frame.side_data.get(SideData.DISPLAYMATRIX)
+    if matrix is not None:
+        a, b, _, c, d, *_ = np.frombuffer(matrix, np.int32).astype(float)
+        if rotation % 90 or a * d < b * c:
+            raise ValueError(f"{path} is to be shown mirrored or askew; {REMAKE}")
+    if pixel_aspect != 1:
+        width = round(frame.width * pixel_aspect)
+        frame = frame.reformat(width=width, interpolation="BICUBIC")
+    return np.rot90(frame.to_ndarray(format="rgb24"), rotation // 90)

@@ -14,7 +14,6 @@ from pusa.suite import (
     choose_subset,
     count_prompts,
     is_complete,
-    load_image,
     read_manifests,
     read_prompts,
     read_suite,
@@ -224,14 +223,6 @@ def test_not_an_image(build, content):
         read_suite(folder, height=64, width=64)
 
 
-def test_truncated_image(build):
-    image = build([entry()]) / "crop" / "1-1" / "a.jpg"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 80, 3), np.uint8)).save(image)
-    os.truncate(image, image.stat().st_size // 2)
-    with pytest.raises(ValueError, match=r"a\.jpg is not a readable image"):
-        load_image(image, height=64, width=64)
-
-
 @pytest.mark.parametrize("key", ["prompt_en", "dimension", "image_name"])
 @pytest.mark.parametrize("absent", [True, False])
 def test_entry_without_a_field(build, key, absent):
@@ -243,41 +234,6 @@ def test_entry_without_a_field(build, key, absent):
     folder = build([entry(), broken])
     with pytest.raises(ValueError, match=f"entry 1 has no '{key}'"):
         read_suite(folder, height=64, width=64)
-
-
-# Images
-
-
-def test_image_is_covered_and_cropped_centrally(tmp_path):
-    stripes = np.zeros((20, 60, 3), np.uint8)
-    stripes[:, 20:40] = (250, 10, 10)
-    Image.fromarray(stripes).save(tmp_path / "a.png")
-    image = load_image(tmp_path / "a.png", height=40, width=40)
-    assert image.shape == (40, 40, 3)
-    assert image.dtype == np.uint8
-    assert (image[:, 2:-2, 0] > 240).all()  # the middle third only
-
-
-def test_image_of_the_right_size_is_unchanged(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "a.png")
-    assert np.array_equal(load_image(tmp_path / "a.png", height=16, width=24), pixels)
-
-
-def test_grey_image_becomes_rgb(tmp_path):
-    Image.new("L", (8, 8), 77).save(tmp_path / "a.png")
-    assert (load_image(tmp_path / "a.png", height=8, width=8) == 77).all()
-
-
-def test_rotated_image_is_turned_upright(tmp_path):
-    pixels = np.zeros((8, 8, 3), np.uint8)
-    pixels[0] = 255
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
-    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
-    image = load_image(tmp_path / "a.png", height=8, width=8)
-    assert (image[:, -1] == 255).all()
-    assert (image[:, :-1] == 0).all()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,95 @@
+"""Reading image files (Pillow), and the one rule by which pictures are resized and cropped."""
+
+from mimetypes import guess_type
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+#: Pixels of a side. Less holds no content, more is likely a mistake, or an attack.
+SMALLEST_SIDE, LARGEST_SIDE = 16, 16_384
+#: Formats whose files may be short films.
+ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
+
+
+def load_image(path: str | Path, *, height: int, width: int) -> np.ndarray:
+    """Read an image as `fit_image` makes it.
+
+    Raises:
+        FileNotFoundError, ValueError: as `open_image`.
+    """
+    return fit_image(open_image(path), height=height, width=width)
+
+
+def fit_image(image: Image.Image, *, height: int, width: int) -> np.ndarray:
+    """Scale so that the target is just covered (bicubic, antialiased), and crop the middle.
+
+    Returns:
+        ``uint8`` ``(height, width, 3)``.
+    """
+    return np.asarray(ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC))
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """Read an image completely, so that a truncated one is found out: upright, RGB, 8 bits.
+
+    Grey and palette images and 16 bits per channel are converted. Of a file with several pages
+    the first is taken.
+
+    Raises:
+        FileNotFoundError: if there is no file.
+        ValueError: if it is no image or a truncated one; if a side has fewer than 16 or more than
+            16,384 pixels, which is found before it is decoded; if it has transparent pixels; or
+            if its colours are not RGB, grey or a palette.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"image {path} does not exist")
+    try:
+        with Image.open(path) as image:
+            _check_sides(path, image)
+            return _convert_to_rgb(path, ImageOps.exif_transpose(image))
+    except Image.DecompressionBombError:
+        raise ValueError(
+            f"{path} has too many pixels, expected at most {2 * Image.MAX_IMAGE_PIXELS:,}"
+        ) from None
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(f"{path} is not a readable image ({error})") from None
+
+
+def is_image(path: str | Path) -> bool:
+    """Whether a file is a still image; a damaged one is known by its name, a GIF may be a film."""
+    try:
+        with Image.open(path) as image:
+            film = image.format == "MPEG" or (image.format in ANIMATED and image.is_animated)
+            return not film
+    except Image.DecompressionBombError:
+        return True
+    except (UnidentifiedImageError, OSError, SyntaxError):
+        kind, _ = guess_type(Path(path).name)
+        return bool(kind) and kind.startswith("image/")
+
+
+def _check_sides(path: Path, image: Image.Image) -> None:
+    if min(image.size) < SMALLEST_SIDE or max(image.size) > LARGEST_SIDE:
+        raise ValueError(
+            f"{path} has {image.width}x{image.height} pixels, expected {SMALLEST_SIDE} to "
+            f"{LARGEST_SIDE:,} on each side"
+        )
+
+
+def _convert_to_rgb(path: Path, image: Image.Image) -> Image.Image:
+    if image.has_transparency_data:
+        if image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
+            raise ValueError(
+                f"{path} has transparent pixels, expected none; flatten it onto a background"
+            )
+    elif image.mode.startswith("I;16"):
+        # Pillow itself would cut off what lies above 255.
+        return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8)).convert("RGB")
+    if image.mode not in ("1", "L", "P", "RGB", "LA", "PA", "RGBA", "YCbCr"):
+        raise ValueError(
+            f"{path} has the colour mode {image.mode}, expected RGB, grey or a palette; convert "
+            "it to RGB"
+        )
+    return image.convert("RGB")
