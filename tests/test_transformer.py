@@ -227,14 +227,14 @@ def test_block_is_the_authors_formula(vta, latents, text, timestep):
             out = torch.empty_like(tensors[0])
             for b in range(BATCH):
                 for f in range(FRAMES):
-                    at = slice(f * TOKENS, (f + 1) * TOKENS)
-                    out[b, at] = function(table[b][f], *(t[b, at] for t in tensors))
+                    out[b, f] = function(table[b][f], *(t[b, f] for t in tensors))
             return out
 
         h = each_frame(lambda m, t: norm(t) * (1 + m[1]) + m[0], x)
-        h = block.attn1(h, None, None, rotary)
+        h = block.attn1(h.reshape(BATCH, -1, dim), None, None, rotary).reshape(x.shape)
         y = each_frame(lambda m, t, a: t + a * m[2], x, h)
-        y = y + block.attn2(block.norm2(y), context, None, None)
+        h = block.attn2(block.norm2(y).reshape(BATCH, -1, dim), context, None, None)
+        y = y + h.reshape(x.shape)
         h = block.ffn(each_frame(lambda m, t: norm(t) * (1 + m[4]) + m[3], y))
         expected = each_frame(lambda m, t, a: t + a * m[5], y, h)
     torch.testing.assert_close(seen["output"], expected, **TOLERANCE)
@@ -250,7 +250,7 @@ def test_output_head_is_the_authors_formula(vta, latents, text, timestep):
     with torch.no_grad():
         for b in range(BATCH):
             for f in range(FRAMES):
-                tokens = seen["blocks"][b, f * TOKENS : (f + 1) * TOKENS]
+                tokens = seen["blocks"][b, f]
                 shift, scale = vta.scale_shift_table[0] + seen["embedding"][b, f]
                 tokens = torch.nn.functional.layer_norm(tokens, (24,), eps=1e-6)
                 patches = vta.proj_out(tokens * (1 + scale) + shift).reshape(2, 2, 2, 2, 16)
