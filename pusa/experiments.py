@@ -10,6 +10,8 @@ from pathlib import Path
 import pandas as pd
 
 BASE = "base"
+WAN_I2V = "wan_i2v"
+AS_THEY_ARE = (BASE, WAN_I2V)  # models without weights of ours
 MAX_STEPS = 1000  # the noise levels that Wan was trained on
 COLUMNS = (
     "table",
@@ -29,7 +31,8 @@ COLUMNS = (
 class Setting:
     """One point of the study: which weights, and how they are sampled."""
 
-    model: str  # "base" (with VTA, no LoRA) or a name under train.models
+    #: "base" (with VTA, no LoRA), "wan_i2v" (the paper's baseline) or a name under train.models.
+    model: str
     task: str  # "i2v" or "t2v"
     steps: int
     rank: int | None = None  # None: no LoRA; the whole transformer was trained
@@ -45,9 +48,9 @@ class Setting:
 
     @property
     def weights(self) -> str:
-        """Name of the merged checkpoint, or ``base``."""
-        if self.model == BASE:
-            return BASE
+        """Name of the merged checkpoint, or ``base`` or ``wan_i2v``."""
+        if self.model in AS_THEY_ARE:
+            return self.model
         alpha = "" if self.alpha is None else f"-alpha{self.alpha:g}"
         return f"{self.run}-iteration{self.iteration}{alpha}"
 
@@ -62,6 +65,8 @@ class Setting:
         task = "" if self.task == "i2v" else ", text-to-video"
         if self.model == BASE:
             return f"base + VTA, {self.steps} steps{task}"
+        if self.model == WAN_I2V:
+            return f"Wan-I2V, {self.steps} steps"
         if self.rank is None:
             return f"{self.model}, full, iteration {self.iteration}, {self.steps} steps{task}"
         return (
@@ -129,10 +134,14 @@ def _parse(row: dict[str, str], where: str, seed: int) -> Setting:
     if not 1 <= steps <= MAX_STEPS:
         raise ValueError(f"{where}: steps is {steps}, expected 1 to {MAX_STEPS}")
     lora = ("rank", "iteration", "alpha")
-    if model == BASE:
+    if model == WAN_I2V and task != "i2v":
+        raise ValueError(f"{where}: model {model} makes video from an image, but task is {task}")
+    if model in AS_THEY_ARE:
         filled = [column for column in lora if row[column]]
         if filled:
-            raise ValueError(f"{where}: model base has no LoRA, but {', '.join(filled)} is given")
+            raise ValueError(
+                f"{where}: model {model} has no LoRA, but {', '.join(filled)} is given"
+            )
         return Setting(model=model, task=task, steps=steps)
     iteration = _number(row, "iteration", int, where)
     if iteration < 1:
@@ -195,7 +204,17 @@ def check_available(experiments: pd.DataFrame, config: dict) -> None:
                 f"experiments row {line} asks for a subset of the prompts, but config key "
                 "suite.subset is missing"
             )
-        if setting.model == BASE:
+        if setting.model == WAN_I2V and "baseline" not in config:
+            raise ValueError(
+                f"experiments row {line} asks for model {WAN_I2V}, but config key baseline is "
+                "missing"
+            )
+        if setting.model == WAN_I2V and released and config["baseline"]["source"] == "tiny":
+            raise ValueError(
+                f"experiments row {line} asks for model {WAN_I2V}, but config key baseline.source "
+                "is tiny, and nothing is trained with lora.source released; expected folder or hub"
+            )
+        if setting.model in AS_THEY_ARE:
             continue
         if full != (setting.rank is None):
             wanted = "an empty rank and alpha" if full else "a rank and an alpha"
@@ -279,6 +298,11 @@ def base_setting(main: Setting) -> Setting:
     return Setting(model=BASE, task=main.task, steps=main.steps)
 
 
+def asks_for_baseline(experiments: pd.DataFrame) -> bool:
+    """Whether the sheet has a row of Wan-I2V, the paper's baseline."""
+    return any(setting.model == WAN_I2V for setting in experiments["setting"])
+
+
 def require_base(experiments: pd.DataFrame) -> None:
     """Check that the sheet has the row that Figure 3 compares the main setting with.
 
@@ -297,13 +321,14 @@ def settings_over_seeds(experiments: pd.DataFrame, seeds: list[int]) -> dict[str
     """The settings of `snakemake effects`, by name: those near the main one, for every seed.
 
     Near means that at most alpha, or anything but alpha, differs from the main setting; the
-    rest of Table 2's grid says nothing about an effect that these do not.
+    rest of Table 2's grid says nothing about an effect that these do not, nor does Wan-I2V.
     """
     main = main_setting(experiments)
     near = [
         s
         for s in unique_settings(experiments).values()
-        if s.model == BASE or s.alpha == main.alpha or replace(s, alpha=main.alpha) == main
+        if s.model != WAN_I2V
+        and (s.model == BASE or s.alpha == main.alpha or replace(s, alpha=main.alpha) == main)
     ]
     repeated = [s if s.seed is None else replace(s, seed=seed) for s in near for seed in seeds]
     return {s.name: s for s in repeated}

@@ -12,6 +12,13 @@ PARTS = (
     "text_encoder/config.json",
     "tokenizer/tokenizer_config.json",
 )
+#: What a folder is expected to be, in words.
+TEXT_TO_VIDEO = (
+    "a text-to-video model in diffusers' format, such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+)
+IMAGE_TO_VIDEO = (
+    "an image-to-video model in diffusers' format, such as Wan-AI/Wan2.1-I2V-14B-480P-Diffusers"
+)
 
 
 def check_model_folder(model: str | Path) -> None:
@@ -34,6 +41,26 @@ def check_model_folder(model: str | Path) -> None:
         raise FileNotFoundError(f"{error}{hint}") from None
 
 
+def check_baseline_folder(folder: str | Path) -> None:
+    """Check that a folder holds an image-to-video model for diffusers' own pipeline.
+
+    Raises:
+        FileNotFoundError: that names the folder and what it lacks.
+        ValueError: if the model is of another pipeline.
+    """
+    require_files(folder, ["model_index.json"], IMAGE_TO_VIDEO)
+    index = json.loads((Path(folder) / "model_index.json").read_text())
+    if index.get("_class_name") != "WanImageToVideoPipeline":
+        raise ValueError(
+            f"model folder {folder} is of a {index.get('_class_name')}, expected a "
+            "WanImageToVideoPipeline"
+        )
+    image_encoder = ["image_encoder/config.json"] if index.get("image_encoder", [None])[0] else []
+    parts = ["transformer/config.json", "vae/config.json", "scheduler/scheduler_config.json"]
+    require_files(folder, [*parts, *image_encoder], IMAGE_TO_VIDEO)
+    weight_files(Path(folder) / "transformer")
+
+
 def digest_files(folder: str | Path) -> str:
     """A short SHA-256 of the names and contents of a folder's files."""
     digest = sha256()
@@ -42,7 +69,7 @@ def digest_files(folder: str | Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def require_files(folder: str | Path, names: list[str]) -> None:
+def require_files(folder: str | Path, names: list[str], expected: str = TEXT_TO_VIDEO) -> None:
     """Raise `FileNotFoundError` that lists which of ``names`` a model folder lacks."""
     folder = Path(folder)
     if not folder.is_dir():
@@ -50,8 +77,7 @@ def require_files(folder: str | Path, names: list[str]) -> None:
     missing = [name for name in names if not (folder / name).exists()]
     if missing:
         raise FileNotFoundError(
-            f"model folder {folder} lacks {', '.join(missing)}; expected a text-to-video model "
-            "in diffusers' format, such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+            f"model folder {folder} lacks {', '.join(missing)}; expected {expected}"
         )
 
 

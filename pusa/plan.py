@@ -12,7 +12,13 @@ import pandas as pd
 
 from pusa.aggregate import NAMES
 from pusa.clip import count_latent_frames
-from pusa.experiments import Setting, prompt_sets, unique_settings
+from pusa.experiments import (
+    WAN_I2V,
+    Setting,
+    asks_for_baseline,
+    prompt_sets,
+    unique_settings,
+)
 
 #: Forward passes' worth of operations in a training step of a frozen base with a LoRA: forward,
 #: and the gradients of activations, which cost about two forwards where attention prevails.
@@ -110,13 +116,17 @@ def describe_plan(config: dict, experiments: pd.DataFrame, prompts: dict[str, di
         f"{len(runs)} training runs, {merged} merged checkpoints, {sum(videos.values()):,} videos "
         f"in {shards:,} sampling jobs, {scorings:,} scoring jobs",
     ]
+    if asks_for_baseline(experiments) and config["baseline"]["source"] == "tiny":
+        lines.append(f"a tiny Wan-I2V, trained for {config['baseline']['steps']} steps")
     shape = find_shape(config["model"])
     if shape is None:
         lines.append("GPU-hours and disk: not estimated, as the model is not known before it is")
         lines.append("downloaded (`snakemake download`)")
     else:
         lines += _describe_hours(config, shape, settings, videos, runs)
-        lines += _describe_disk(config, shape, videos, runs, merged)
+        lines += _describe_disk(
+            config, shape, videos, runs, merged, with_baseline=asks_for_baseline(experiments)
+        )
     return "\n  ".join(["What this configuration takes from nothing:", *lines])
 
 
@@ -139,8 +149,11 @@ def _describe_hours(
 ) -> list[str]:
     clip, train, sample, cost = (config[k] for k in ("clip", "train", "sample", "cost"))
     forward = shape.forward_flops(_count_tokens(clip), clip["text_tokens"])
-    passes = 2 if sample["guidance_scale"] > 1 else 1
-    sampling = sum(forward * passes * settings[name].steps * n for name, n in videos.items())
+    sampling = 0.0  # a Wan-I2V is of the base's size
+    for name, n in videos.items():
+        section = config["baseline"] if settings[name].model == WAN_I2V else sample
+        passes = 2 if section["guidance_scale"] > 1 else 1
+        sampling += forward * passes * settings[name].steps * n
     step = TRAINING_PASSES + (1 if train["gradient_checkpointing"] else 0)
     iterations = len(runs) * max(train["iterations"], default=0)
     training = iterations * train["total_batch"] * step * forward
@@ -157,7 +170,13 @@ def _describe_hours(
 
 
 def _describe_disk(
-    config: dict, shape: Shape, videos: dict[str, int], runs: dict, merged: int
+    config: dict,
+    shape: Shape,
+    videos: dict[str, int],
+    runs: dict,
+    merged: int,
+    *,
+    with_baseline: bool,
 ) -> list[str]:
     clip, train = config["clip"], config["train"]
     sizes = {}
@@ -171,6 +190,8 @@ def _describe_disk(
         sizes["LoRAs"] = 4 * lora * len(train["iterations"])
     if config["model"]["source"] == "hub":
         sizes["the model's transformer"] = 4 * shape.parameters
+    if with_baseline and config["baseline"]["source"] == "hub":
+        sizes["the baseline's transformer"] = 4 * shape.parameters
     pixels = clip["frames"] * clip["height"] * clip["width"]
     sizes["videos"] = int(VIDEO_BYTES_PER_PIXEL * pixels * sum(videos.values()))
     if runs and "clips" in config["dataset"]:

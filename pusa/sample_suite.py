@@ -1,20 +1,25 @@
 """Batch generation: the videos of a prompt suite under one setting, resumable."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 import torch
+from diffusers import AutoencoderKLWan, WanImageToVideoPipeline
 from tqdm import tqdm
 
+from pusa.baseline import continue_image, latent_shape, load_baseline
 from pusa.cache import PromptCache
 from pusa.clip import ClipSize, count_latent_frames
 from pusa.device import describe_device
 from pusa.flow import sigma_grid
+from pusa.image import load_image
 from pusa.lora import fingerprint, read_merged
-from pusa.model_folder import digest_files
+from pusa.model_folder import check_baseline_folder, digest_files
 from pusa.models import (
     decode_latents,
     encode_pixels,
@@ -23,11 +28,15 @@ from pusa.models import (
     load_vae,
     pixels_to_frames,
 )
-from pusa.sampler import model_velocity, noise_for, sample_latents
-from pusa.suite import SuitePrompt, load_image
+from pusa.sampler import Velocity, model_velocity, noise_for, sample_latents
+from pusa.suite import SuitePrompt
 from pusa.video import read_settings, write_video
 
 Task = Literal["i2v", "t2v"]
+#: What is given of a video by task: first and last pixel frame from 1, and their noise multiplier.
+GIVEN = {"i2v": [[1, 1, 0.0]], "t2v": []}
+#: Prompts with the number of the sample.
+Batch = list[tuple[SuitePrompt, int]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +45,7 @@ class SampleSettings:
 
     size: ClipSize
     steps: int
-    shift: float  # of the sigma grid
+    shift: float | None  # of the sigma grid; None for a baseline, which has its own scheduler
     guidance_scale: float
     seed: int
     task: Task = "i2v"
@@ -48,7 +57,7 @@ def generate_suite(
     settings: SampleSettings,
     *,
     model: str | Path,
-    transformer: str | Path,
+    transformer: str | Path | None,
     prompt_cache: str | Path,
     out: str | Path,
     batch_size: int,
@@ -60,21 +69,37 @@ def generate_suite(
     A video that an earlier, interrupted run finished with the same settings is kept.
 
     Args:
-        transformer: transformer folder, the base's own or a merged one; VAE comes from
-            ``model``.
+        model: a text-to-video model, whose VAE is used; without a ``transformer`` an
+            image-to-video baseline, sampled as a whole by diffusers' own pipeline.
+        transformer: transformer folder, the base's own or a merged one; None for a baseline.
 
     Returns:
         One row per video: ``file, index, prompt, sample``, and the ``device`` of this call.
+
+    Raises:
+        FileNotFoundError: if a folder or cache is missing or incomplete.
+        ValueError: if a prompt is not cached, or without a ``transformer`` the model is not an
+            image-to-video one or the task is another.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     embeds = PromptCache(prompt_cache)
-    origin = {
-        "transformer": fingerprint(transformer),
-        "lora": read_merged(transformer),
+    if transformer is None:
+        check_baseline_folder(model)
+        if settings.task != "i2v":
+            raise ValueError(f"{model} makes video from an image, but task is {settings.task}")
+        settings = replace(settings, shift=None)
+        origin = {
+            "baseline": fingerprint(Path(model) / "transformer"),
+            "scheduler": digest_files(Path(model) / "scheduler"),
+        }
+    else:
+        origin = {"transformer": fingerprint(transformer), "lora": read_merged(transformer)}
+    origin |= {
         "vae": digest_files(Path(model) / "vae"),
         "dtype": str(dtype),
         "negative_prompt": embeds.negative_prompt,
+        "given": GIVEN[settings.task],
         **asdict(settings),
     }
     rows, todo = [], []
@@ -89,16 +114,19 @@ def generate_suite(
             if read_settings(out / name) != record:
                 todo.append((prompt, sample, record))
 
-    if todo:
+    if todo and transformer is None:
+        pipeline = load_baseline(model, dtype, device)
+        make_videos = partial(_sample_baseline, pipeline, embeds, settings)
+    elif todo:
         vae = load_vae(model).to(device)  # float32, as the training latents were encoded
         velocity = model_velocity(load_transformer(transformer, dtype).to(device))
+        make_videos = partial(_sample_frames, vae, velocity, embeds, settings)
     with tqdm(
         total=len(rows), initial=len(rows) - len(todo), unit="video", mininterval=2
     ) as progress:
         for start in range(0, len(todo), batch_size):
             batch = todo[start : start + batch_size]
-            latents = _sample_batch(batch, settings, vae, velocity, embeds, device)
-            frames = pixels_to_frames(decode_latents(vae, latents))
+            frames = make_videos([(prompt, sample) for prompt, sample, _ in batch])
             for (prompt, sample, record), video in zip(batch, frames, strict=True):
                 write_video(out / prompt.video_name(sample), video, record)
             progress.update(len(batch))
@@ -106,31 +134,59 @@ def generate_suite(
     return table.assign(device=describe_device(device))
 
 
-def _sample_batch(batch, settings: SampleSettings, vae, velocity, embeds, device) -> torch.Tensor:
+def _sample_frames(
+    vae: AutoencoderKLWan,
+    velocity: Velocity,
+    embeds: PromptCache,
+    settings: SampleSettings,
+    batch: Batch,
+) -> np.ndarray:
     size = settings.size
     frames = count_latent_frames(size.frames)
-    images = torch.cat(
-        [
-            frames_to_pixels(load_image(p.image, height=size.height, width=size.width)[None, None])
-            for p, _, _ in batch
-        ]
-    ).to(device, vae.dtype)
-    first = encode_pixels(vae, images)  # (batch, channels, 1, rows, columns)
+    images = torch.cat([frames_to_pixels(_read_image(p, size)[None, None]) for p, _ in batch])
+    # (batch, channels, 1, rows, columns)
+    first = encode_pixels(vae, images.to(vae.device, vae.dtype))
     shape = (first.shape[1], frames, *first.shape[3:])
-    noise = torch.stack([noise_for(settings.seed, p.prompt, s, shape) for p, s, _ in batch])
+    noise = torch.stack([noise_for(settings.seed, p.prompt, s, shape) for p, s in batch])
     condition = torch.zeros_like(noise)
     multipliers = torch.ones(frames)
     if settings.task == "i2v":
         condition[:, :, :1] = first.cpu()
         multipliers[0] = 0
     negative = embeds[embeds.negative_prompt]
-    return sample_latents(
+    latents = sample_latents(
         velocity,
-        noise.to(device),
+        noise.to(vae.device),
         sigma_grid(settings.steps, settings.shift),
         multipliers=multipliers,
-        condition=condition.to(device),
-        prompt_embeds=torch.stack([embeds[p.prompt] for p, _, _ in batch]).to(device),
-        negative_embeds=negative.expand(len(batch), -1, -1).to(device),
+        condition=condition.to(vae.device),
+        prompt_embeds=torch.stack([embeds[p.prompt] for p, _ in batch]).to(vae.device),
+        negative_embeds=negative.expand(len(batch), -1, -1).to(vae.device),
         guidance_scale=settings.guidance_scale,
     )
+    return pixels_to_frames(decode_latents(vae, latents))
+
+
+def _sample_baseline(
+    pipeline: WanImageToVideoPipeline, embeds: PromptCache, settings: SampleSettings, batch: Batch
+) -> np.ndarray:
+    shape = latent_shape(pipeline, settings.size)
+    return np.stack(
+        [
+            continue_image(
+                pipeline,
+                _read_image(prompt, settings.size),
+                noise_for(settings.seed, prompt.prompt, sample, shape),
+                size=settings.size,
+                prompt_embeds=embeds[prompt.prompt],
+                negative_embeds=embeds[embeds.negative_prompt],
+                steps=settings.steps,
+                guidance_scale=settings.guidance_scale,
+            )
+            for prompt, sample in batch
+        ]
+    )
+
+
+def _read_image(prompt: SuitePrompt, size: ClipSize) -> np.ndarray:
+    return load_image(prompt.image, height=size.height, width=size.width)

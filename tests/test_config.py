@@ -87,14 +87,26 @@ def test_our_configs_are_valid_and_their_sheets_fit(name):
 
 
 LORA = {f"lora.{k}" for k in ("source", "repo", "revision", "path", "file", "rank", "iteration")}
-BASELINE = {"baseline.repo", "baseline.revision", "baseline.path"}
+BASELINE = {f"baseline.{k}" for k in ("source", "repo", "revision", "path")}
 
 
 def test_the_small_model_differs_from_the_paper_in_the_model_alone():
     different, left_out, added = differences("wan1.3b.yaml")
-    assert different == {"results", "model.repo", "model.path", "train.processes"}
+    assert different == {"results", "experiments", "model.repo", "model.path", "train.processes"}
     assert left_out == LORA | BASELINE  # both are of the 14B model
     assert not added
+
+
+def test_the_small_models_sheet_is_the_papers_without_wan_i2v():
+    """There is none of its size."""
+    full, small = (
+        (ROOT / f"config/{name}.tsv").read_text().splitlines()
+        for name in ("experiments", "wan1.3b_experiments")
+    )
+    assert [line for line in full if line not in small] == [
+        "1\tbaseline\tWan-I2V\tsubset\twan_i2v\ti2v\t\t\t\t50"
+    ]
+    assert [line for line in full if "wan_i2v" not in line] == small
 
 
 def test_the_released_lora_differs_from_the_paper_in_the_training_alone():
@@ -103,7 +115,7 @@ def test_the_released_lora_differs_from_the_paper_in_the_training_alone():
     training = {
         key for key in flatten(load("config.yaml")) if key.startswith(("train.", "dataset."))
     }
-    assert left_out == training | BASELINE
+    assert left_out == training
     assert not added
 
 
@@ -164,7 +176,12 @@ def test_released_needs_neither_dataset_nor_training(released):
         ("suite.subset.camera", 1, "config key suite.subset.camera: found 1, expected at least 2"),
         ("suite.subset.camera", None, "config key suite.subset.camera is missing"),
         ("lora.source", "hub", "config key lora.source: found 'hub', expected one of trained, rel"),
-        ("baseline.repo", "a/b", "config key baseline.path is missing"),
+        ("baseline.path", None, "config key baseline.path is missing"),
+        ("baseline.source", None, "config key baseline.source is missing"),
+        ("baseline.source", "web", "config key baseline.source: found 'web', expected one of fold"),
+        ("baseline.source", "hub", "config key baseline.repo is missing"),
+        ("baseline.steps", None, "config key baseline.steps is missing"),
+        ("baseline.guidance_scale", 0, "baseline.guidance_scale: found 0, expected at least 1"),
         (
             "cache.source",
             "raw",

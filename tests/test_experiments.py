@@ -22,6 +22,7 @@ from pusa.experiments import (
 CONFIG = Path(__file__).parents[1] / "config"
 MAIN = "1 ours Ours all pusa i2v 64 300 1.4 10"
 BASE = "1 baseline _ subset base i2v _ _ _ 10"
+WAN = "1 baseline Wan-I2V subset wan_i2v i2v _ _ _ 50"
 FULL = "1 ours Ours all pusa i2v _ 300 _ 10"
 TUNED = Setting(model="pusa", task="i2v", steps=10, rank=64, iteration=300, alpha=1.4, seed=0)
 PLAIN = Setting(model="base", task="i2v", steps=10)
@@ -60,6 +61,13 @@ def test_names(read):
     assert (base.weights, base.name) == ("base", "base-i2v-steps10")
     assert main.label == "pusa, rank 64, iteration 300, alpha 1.4, 10 steps"
     assert base.label == "base + VTA, 10 steps"
+
+
+def test_wan_i2v_is_reserved_like_base(read):
+    (setting,) = read(WAN)["setting"]
+    assert setting == Setting(model="wan_i2v", task="i2v", steps=50)
+    assert (setting.weights, setting.name) == ("wan_i2v", "wan_i2v-i2v-steps50")
+    assert setting.label == "Wan-I2V, 50 steps"
 
 
 def test_names_without_a_rank(read):
@@ -105,9 +113,9 @@ def test_rows_that_differ_share_nothing(read, field):
 @pytest.mark.parametrize(
     ("sheet", "rows", "settings"),
     [
-        ("experiments.tsv", 37, 31),
-        ("released_experiments.tsv", 12, 10),
-        ("demo_experiments.tsv", 27, 22),
+        ("experiments.tsv", 38, 32),
+        ("released_experiments.tsv", 13, 11),
+        ("demo_experiments.tsv", 28, 23),
     ],
 )
 def test_our_sheets(sheet, rows, settings):
@@ -125,7 +133,7 @@ def test_the_papers_sheet():
     assert main in set(reported)
     sets = prompt_sets(table)
     assert [name for name, prompts in sets.items() if prompts == "all"] == [main.name]
-    assert Counter(sets.values()) == {"all": 1, "subset": 30}
+    assert Counter(sets.values()) == {"all": 1, "subset": 31}
 
 
 @pytest.mark.parametrize("wanted", [["all", "subset"], ["subset", "all"], ["all", "all"]])
@@ -188,6 +196,8 @@ def test_no_rows(read):
         ("1 ours _ all pusa i2v 64 300 11 10", "alpha is 11.0, expected above 0"),
         ("1 ours _ all pusa i2v 64 300 nan 10", "alpha is 'nan', expected a number"),
         ("1 ours _ all base i2v 64 _ 1.4 10", "model base has no LoRA, but rank, alpha is given"),
+        ("_ x _ all wan_i2v i2v 64 9 _ 10", "wan_i2v has no LoRA, but rank, iteration is given"),
+        ("_ x _ all wan_i2v t2v _ _ _ 10", "wan_i2v makes video from an image, but task is t2v"),
     ],
 )
 def test_bad_cell_names_its_row(read, row, message):
@@ -293,6 +303,22 @@ def test_released_lora_is_one(read, row, message):
         check_available(read(BASE, MAIN, f"2 steps _ subset {row}", seed=None), RELEASED)
 
 
+def test_wan_i2v_needs_a_baseline(read):
+    table = read(BASE, MAIN, WAN)
+    check_available(table, TRAINED | {"baseline": {"source": "tiny"}})
+    message = "experiments row 4 asks for model wan_i2v, but config key baseline is missing"
+    with pytest.raises(ValueError, match=message):
+        check_available(table, TRAINED)
+
+
+def test_nothing_trains_a_tiny_baseline_of_a_released_lora(read):
+    table = read(BASE, MAIN, WAN, seed=None)
+    check_available(table, RELEASED | {"baseline": {"source": "hub"}})
+    check_available(read(BASE, MAIN, seed=None), RELEASED | {"baseline": {"source": "tiny"}})
+    with pytest.raises(ValueError, match=r"row 4 .*baseline\.source is tiny, .* folder or hub"):
+        check_available(table, RELEASED | {"baseline": {"source": "tiny"}})
+
+
 def test_subset_that_is_not_configured(read):
     config = {**TRAINED, "suite": {}}
     check_available(read(MAIN), config)
@@ -336,7 +362,8 @@ def test_seeds_multiply_what_is_trained_and_near():
         replace(TUNED, model="control"),
     ]
     far = replace(TUNED, alpha=2.0, iteration=50)
-    settings = settings_over_seeds(sheet(TUNED, PLAIN, *near, far), [4, 5])
+    wan = Setting(model="wan_i2v", task="i2v", steps=50)  # no training seed of ours
+    settings = settings_over_seeds(sheet(TUNED, PLAIN, *near, far, wan), [4, 5])
     expected = {PLAIN, *(replace(s, seed=seed) for s in (TUNED, *near) for seed in (4, 5))}
     assert set(settings.values()) == expected
     assert all(name == setting.name for name, setting in settings.items())

@@ -1,9 +1,16 @@
+import json
 import os
 import shutil
 
 import pytest
 
-from pusa.model_folder import PARTS, check_model_folder, require_files, weight_files
+from pusa.model_folder import (
+    PARTS,
+    check_baseline_folder,
+    check_model_folder,
+    require_files,
+    weight_files,
+)
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -70,3 +77,32 @@ def test_damaged_download_says_how_to_mend_it(model, tmp_path):
     message = r"lacks vae/config\.json; .*delete .*download\.json to have it downloaded again"
     with pytest.raises(FileNotFoundError, match=message):
         check_model_folder(folder)
+
+
+# An image-to-video model
+
+
+@pytest.mark.parametrize(
+    "part", ["model_index.json", "vae/config.json", "scheduler/scheduler_config.json"]
+)
+def test_missing_part_of_a_baseline_is_named(tmp_path, baseline, part):
+    check_baseline_folder(baseline)
+    copy = shutil.copytree(baseline, tmp_path / "baseline", copy_function=os.link)
+    (copy / part).unlink()
+    with pytest.raises(FileNotFoundError, match=f"lacks {part}; expected an image-to-video model"):
+        check_baseline_folder(copy)
+
+
+def test_missing_image_encoder_is_named(tmp_path, baseline):
+    copy = shutil.copytree(baseline, tmp_path / "baseline")
+    index = json.loads((copy / "model_index.json").read_text())
+    index["image_encoder"] = ["transformers", "CLIPVisionModel"]
+    (copy / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(FileNotFoundError, match=r"lacks image_encoder/config\.json"):
+        check_baseline_folder(copy)
+
+
+def test_text_to_video_is_no_baseline(model):
+    message = "is of a WanPipeline, expected a WanImageToVideoPipeline"
+    with pytest.raises(ValueError, match=message):
+        check_baseline_folder(model)

@@ -118,33 +118,34 @@ def plan(config):
 
 def test_plan_of_the_paper():
     text = plan(load("config.yaml"))
-    videos = 1118 * 5 + 30 * 150 * 5
-    jobs = 112 + 30 * 15  # of 50 videos
+    videos = 1118 * 5 + 31 * 150 * 5
+    jobs = 112 + 31 * 15  # of 50 videos
     for words in (
-        "31 sampling settings, 27 of them Table 2's, each sampled once:",
+        "32 sampling settings, 27 of them Table 2's, each sampled once:",
         "1 on all 1,118 prompts (246 subject + 109 background + 763 camera) x 5 samples = 5,590",
-        "30 on a subset of 150 prompts (50 subject + 50 background + 50 camera) x 5 samples = 750",
+        "31 on a subset of 150 prompts (50 subject + 50 background + 50 camera) x 5 samples = 750",
         f"3 training runs, 29 merged checkpoints, {videos:,} videos in {jobs} sampling jobs",
-        f"sampling jobs, {9 * (6 + 30)} scoring jobs",  # a dimension of up to 1,000 videos
+        f"sampling jobs, {9 * (6 + 31)} scoring jobs",  # a dimension of up to 1,000 videos
     ):
         assert words in text
 
 
 def test_plan_of_the_released_lora():
     text = plan(load("released.yaml"))
-    assert "10 sampling settings, 7 of them Table 2's" in text
-    assert "0 training runs, 8 merged checkpoints, 12,340 videos in 247 sampling jobs" in text
+    assert "11 sampling settings, 7 of them Table 2's" in text
+    assert "0 training runs, 8 merged checkpoints, 13,090 videos in 262 sampling jobs" in text
     assert "training 0, sampling" in text
     assert "cached latents" not in text
 
 
 def test_plan_of_the_demo():
     text = plan(load("demo.yaml"))
-    assert "22 sampling settings, 18 of them Table 2's" in text
-    assert "22 on a subset of 12 prompts (6 subject + 3 background + 3 camera) x 1 samples" in text
+    assert "23 sampling settings, 18 of them Table 2's" in text
+    assert "23 on a subset of 12 prompts (6 subject + 3 background + 3 camera) x 1 samples" in text
     assert (
-        "3 training runs, 20 merged checkpoints, 264 videos in 22 sampling jobs, 22 scoring" in text
+        "3 training runs, 20 merged checkpoints, 276 videos in 23 sampling jobs, 23 scoring" in text
     )
+    assert f"a tiny Wan-I2V, trained for {load('demo.yaml')['baseline']['steps']} steps" in text
     assert "floating-point operations" in text  # no speed to divide them by
     assert "GPU-hours" not in text
 
@@ -175,7 +176,18 @@ def test_without_guidance_sampling_takes_half():
     config = load("config.yaml")
     guided = amounts(plan(config))[-1]
     config["sample"]["guidance_scale"] = 1
+    config["baseline"]["guidance_scale"] = 1
     assert amounts(plan(config))[-1] == pytest.approx(guided / 2, abs=1)
+
+
+def test_wan_i2v_has_guidance_of_its_own():
+    """Its 750 videos of 50 steps take two passes, or one."""
+    config = load("config.yaml")
+    guided = amounts(plan(config))[-1]
+    config["baseline"]["guidance_scale"] = 1
+    forward = KNOWN_SHAPES[WAN].forward_flops(21 * 30 * 52, 512)
+    saved = 750 * 50 * forward / (config["cost"]["tflops"] * 1e12 * 3600)
+    assert guided - amounts(plan(config))[-1] == pytest.approx(saved, abs=1)
 
 
 def test_without_a_price():
@@ -189,7 +201,7 @@ def test_unknown_model_is_not_estimated():
     config = load("config.yaml")
     config["model"] |= {"repo": "a/b", "path": "nowhere"}
     text = plan(config)
-    assert "28,090 videos" in text
+    assert "28,840 videos" in text
     assert "not estimated, as the model is not known before it is" in text
 
 
@@ -209,6 +221,7 @@ def test_disk_of_the_paper():
     latents = 3860 * 4 * 16 * 21 * 60 * 104
     expected = {"LoRAs": loras}
     expected |= {"the model's transformer": 4 * shape.parameters, "cached latents": latents}
+    expected |= {"the baseline's transformer": 4 * shape.parameters}
     for what, size in expected.items():
         assert found[what] == pytest.approx(size / 1e9, abs=0.5)
     one = round(4 * shape.parameters / 1e9)

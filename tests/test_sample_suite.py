@@ -1,16 +1,21 @@
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from pusa import sample_suite
+from pusa.baseline import continue_image, load_baseline
 from pusa.cache import PromptCache
 from pusa.device import describe_device
 from pusa.flow import sigma_grid
+from pusa.image import load_image
+from pusa.lora import fingerprint
 from pusa.models import (
     decode_latents,
     encode_pixels,
@@ -21,7 +26,6 @@ from pusa.models import (
 )
 from pusa.sample_suite import SampleSettings, generate_suite
 from pusa.sampler import model_velocity, noise_for, sample_latents
-from pusa.suite import load_image
 from pusa.video import read_settings, read_video, write_video
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -37,12 +41,16 @@ def make(tmp_path, model, prompts, prompt_cache):
     """A function that makes two prompts' videos under some settings."""
 
     def call(settings, *, taken=prompts[:2], samples=1, out="out", **options):
-        options = {"transformer": model / "transformer", "batch_size": 2, **options}
+        options = {
+            "model": model,
+            "transformer": model / "transformer",
+            "batch_size": 2,
+            **options,
+        }
         return generate_suite(
             taken,
             samples,
             settings,
-            model=model,
             prompt_cache=prompt_cache,
             out=tmp_path / out,
             **options,
@@ -155,6 +163,12 @@ def test_settings_are_in_the_file(make, settings, tmp_path, prompts):
     assert len(record["transformer"]) == 16
 
 
+@pytest.mark.parametrize(("task", "given"), [("i2v", [[1, 1, 0.0]]), ("t2v", [])])
+def test_file_says_which_frames_were_given(make, settings, tmp_path, task, given):
+    make(replace(settings, task=task))
+    assert read_settings(tmp_path / "out" / "0000-0.mp4")["given"] == given
+
+
 def test_finished_videos_are_kept(make, settings, tmp_path, monkeypatch):
     table = make(settings)
     before = times(tmp_path / "out")
@@ -220,3 +234,68 @@ def test_another_image_is_made_anew(make, settings, tmp_path, prompts):
 def test_uncached_prompt_is_named(make, settings, prompts):
     with pytest.raises(ValueError, match="a purple moon"):
         make(settings, taken=[replace(prompts[0], prompt="a purple moon")])
+
+
+# A baseline, sampled by diffusers' own pipeline
+
+
+@pytest.fixture
+def make_baseline(make, baseline):
+    return partial(make, model=baseline, transformer=None)
+
+
+def test_baseline_is_sampled_by_its_own_pipeline(
+    make_baseline, settings, baseline, prompts, prompt_cache, size, tmp_path
+):
+    table = make_baseline(settings, samples=2, batch_size=3)
+    assert list(table["file"]) == ["0000-0.mp4", "0000-1.mp4", "0001-0.mp4", "0001-1.mp4"]
+    embeds = PromptCache(prompt_cache)
+    expected = continue_image(
+        load_baseline(baseline),
+        load_image(prompts[1].image, height=64, width=64),
+        noise_for(0, prompts[1].prompt, 1, (16, 3, 8, 8)),
+        size=size,
+        prompt_embeds=embeds[prompts[1].prompt],
+        negative_embeds=embeds[""],
+        steps=2,
+        guidance_scale=3.0,
+    )
+    write_video(tmp_path / "expected.mp4", expected)
+    found, expected = (read_video(tmp_path / name) for name in ("out/0001-1.mp4", "expected.mp4"))
+    assert np.array_equal(found, expected)
+
+
+def test_baselines_settings_are_in_the_file(make_baseline, settings, tmp_path, baseline):
+    make_baseline(settings)
+    record = read_settings(tmp_path / "out" / "0001-0.mp4")
+    assert record["baseline"] == fingerprint(baseline / "transformer")
+    assert (record["steps"], record["given"]) == (2, [[1, 1, 0.0]])
+    assert record["shift"] is None  # the pipeline has a scheduler of its own
+    assert not {"transformer", "lora"} & record.keys()
+
+
+def test_baselines_finished_videos_are_kept(make_baseline, settings, tmp_path, monkeypatch):
+    make_baseline(settings)
+    before = times(tmp_path / "out")
+    monkeypatch.setattr(sample_suite, "load_baseline", None)  # is not even loaded
+    make_baseline(settings)
+    assert times(tmp_path / "out") == before
+
+
+def test_baseline_with_another_scheduler_is_made_anew(make_baseline, settings, tmp_path, baseline):
+    make_baseline(settings)
+    before = times(tmp_path / "out")
+    other = shutil.copytree(baseline, tmp_path / "other")
+    FlowMatchEulerDiscreteScheduler(shift=8.0).save_pretrained(other / "scheduler")
+    make_baseline(settings, model=other)
+    assert all(time != before[name] for name, time in times(tmp_path / "out").items())
+
+
+def test_baseline_makes_no_video_from_text_alone(make_baseline, settings):
+    with pytest.raises(ValueError, match="makes video from an image, but task is t2v"):
+        make_baseline(replace(settings, task="t2v"))
+
+
+def test_text_to_video_model_needs_a_transformer(make, settings):
+    with pytest.raises(ValueError, match="is of a WanPipeline, expected a WanImageToVideoPipeline"):
+        make(settings, transformer=None)

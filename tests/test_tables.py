@@ -210,7 +210,7 @@ class Bold(HTMLParser):
             self.rows[-1].append("")
 
     def handle_data(self, data):
-        if self.tag in ("td", "th", "b"):
+        if self.tag in ("td", "button", "b"):  # a heading is a button that sorts
             self.rows[-1][-1] += data.strip()
         if self.tag == "b":
             self.bold.append((len(self.rows) - 2, len(self.rows[-1]) - 1))
@@ -324,9 +324,15 @@ def test_table2_keeps_the_digits_of_alpha(table2):
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("experiments", 32), ("demo_experiments", 22), ("released_experiments", 8)]
+    ("name", "count", "models"),
+    [
+        ("experiments", 32, ["Wan-I2V", "base + VTA", "pusa"]),
+        ("wan1.3b_experiments", 32, ["base + VTA", "pusa"]),
+        ("demo_experiments", 22, ["Wan-I2V", "base + VTA", "pusa"]),
+        ("released_experiments", 8, ["Wan-I2V", "base + VTA", "pusa"]),
+    ],
 )
-def test_our_sheets_fit_the_published_tables(table1, table2, name, count):
+def test_our_sheets_fit_the_published_tables(table1, table2, name, count, models):
     rows = read_experiments(PUBLISHED.parent / f"{name}.tsv", seed=0)
     values = {s: scores(0.7, scorer="vbench") for s in rows["setting"]}
     two = make_table2(Study(rows, values, SUBSET), table2)
@@ -335,7 +341,21 @@ def test_our_sheets_fit_the_published_tables(table1, table2, name, count):
     # Each of ours is right under its published row.
     assert set(two.loc[two.index[run] - 1, "source"]) == {"published"}
     one = make_table1(Study(rows, values, SUBSET), table1)
-    assert (one["scorer"].notna() & (one["source"] == "here")).sum() == 2
+    here = one[one["scorer"].notna() & (one["source"] == "here")]
+    assert [label.split(",")[0] for label in here["model"]] == models
+
+
+def test_wan_i2v_stands_under_its_published_row(table1):
+    """With its difference to it, in points; the published total is 86.86."""
+    wan = Setting(model="wan_i2v", task="i2v", steps=50)
+    rows = sheet(MAIN_ROW, ("1", "baseline", "Wan-I2V", "all", wan))
+    study = Study(rows, {MAIN: scores(0.9, scorer="vbench"), wan: scores(1, scorer="vbench")}, None)
+    table = make_table1(study, table1)
+    place = table.index[(table["model"] == "Wan-I2V") & (table["source"] == "published")][0]
+    here, change = table.loc[place + 1], table.loc[place + 2]
+    assert (here["model"], here["source"]) == ("Wan-I2V, 50 steps", "here")
+    assert change["source"] == "here - published"
+    assert change["total"] == pytest.approx(here["total"] - 86.86)
 
 
 def test_files(tmp_path, table1):

@@ -26,12 +26,18 @@ def sample_suite(
     suite: Path,
     model: Path,
     manifest: Path,
-    transformer: Annotated[Path, typer.Option(help="Transformer folder, base or merged.")],
     prompts: Annotated[Path, typer.Option(help="Prompt embeddings of cache-prompts.")],
     steps: Annotated[int, typer.Option(min=1)],
     frames: Frames,
     height: Height,
     width: Width,
+    transformer: Annotated[
+        Path | None,
+        typer.Option(
+            help="Transformer folder, base or merged. Without it, MODEL is an image-to-video "
+            "baseline, sampled by diffusers' own pipeline and scheduler."
+        ),
+    ] = None,
     task: Annotated[Literal["i2v", "t2v"], typer.Option()] = "i2v",
     samples: Annotated[int, typer.Option(help="Videos per prompt.")] = 1,
     batch_size: Annotated[int, typer.Option(min=1)] = 1,

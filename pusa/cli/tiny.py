@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pusa.cli.options import app
+from pusa.cli.options import Frames, Height, Width, app
 
 tiny = typer.Typer(help="Make the embedded tiny model and its world.", no_args_is_help=True)
 app.add_typer(tiny, name="tiny")
@@ -75,6 +75,35 @@ def tiny_base(
     from pusa.tiny import base
 
     base.train_base(cache, model, steps=steps, seed=seed)
+
+
+@tiny.command("baseline")
+def tiny_baseline(
+    dataset: Path,
+    cache: Path,
+    model: Path,
+    out: Path,
+    steps: Annotated[int, typer.Option(min=1)],
+    frames: Frames,
+    height: Height,
+    width: Width,
+    validation_clips: Annotated[int, typer.Option(min=0, help="Last clips, held out.")] = 32,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Train an image-to-video baseline in Wan-I2V's manner from MODEL, and write it to OUT."""
+    from pusa.clip import ClipSize
+    from pusa.tiny import baseline
+
+    baseline.train_baseline(
+        dataset,
+        cache,
+        model,
+        out,
+        size=ClipSize(frames=frames, height=height, width=width),
+        steps=steps,
+        validation_clips=validation_clips,
+        seed=seed,
+    )
 
 
 @tiny.command("psnr")

@@ -33,7 +33,7 @@ if TRAINED and config["dataset"]["source"] == "hub":
     REPOSITORIES.append(
         ("download_dataset", "dataset", "dataset", DATASET_FILES, "metadata.csv")
     )
-if "baseline" in config:
+if WITH_BASELINE and config["baseline"]["source"] == "hub":
     files = (*MODEL_FILES, "image_encoder/*", "image_processor/*")
     REPOSITORIES.append(
         ("download_baseline", "baseline", "model", files, "model_index.json")

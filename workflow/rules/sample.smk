@@ -4,7 +4,7 @@ rule sample_videos:
     input:
         suite=SUITE_INFO,
         prompts=RESULTS / "cache/prompts.safetensors",
-        model=MODEL / "model_index.json",
+        model=lambda wildcards: model_of(wildcards) / "model_index.json",
         adapted=adapted_weights,
         # What scores the videos is looked at before days are spent on making them.
         checked=ancient(RESULTS / "scores/vbench_checked") if VBENCH else [],
@@ -21,11 +21,14 @@ rule sample_videos:
         gpu=on(gpu=1, cpu=0),
         cpus_per_gpu=on(gpu=4, cpu=0),  # threads, which --cores may cap
         mem_mb=on(gpu=64_000, cpu=0),  # reads the transformer, 28 GB in bfloat16
-        runtime=on(gpu=480, cpu=60),  # a next attempt keeps the videos that are done
+        # A next attempt keeps the videos that are done; most settings have up to 20 steps.
+        runtime=lambda wildcards: on(
+            gpu=max(480, 24 * setting_of(wildcards).steps), cpu=60
+        ),
     params:
         suite=SUITE,
-        model=MODEL,
-        transformer=transformer_of,
+        model=model_of,
+        transformer=transformer_options,
         counts=lambda wildcards: count_options(
             sampled_prompts(wildcards.study, wildcards.setting)
         ),
@@ -34,11 +37,10 @@ rule sample_videos:
         size=clip_options(),
         options=(
             f"--samples {SAMPLE['samples']} --batch-size {SAMPLE['batch_size']}"
-            f" --guidance-scale {SAMPLE['guidance_scale']} --shift {SAMPLE['shift']}"
-            f" --seed {SAMPLE['seed']} --dtype {SAMPLE['dtype']} --device {config['device']}"
+            f" --shift {SAMPLE['shift']} --seed {SAMPLE['seed']} --dtype {SAMPLE['dtype']} --device {config['device']}"
         ),
     shell:
         "python -m pusa sample-suite {params.suite:q} {params.model:q} {output:q}"
-        " --transformer {params.transformer:q} --prompts {input.prompts:q} {params.counts}"
+        " {params.transformer:q} --prompts {input.prompts:q} {params.counts}"
         " {params.setting} --shard {wildcards.shard} --shards {params.shards}"
         " {params.size} {params.options} &> {log:q}"

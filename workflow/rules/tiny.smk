@@ -101,3 +101,36 @@ rule train_tiny_base:
     shell:
         "python -m pusa tiny base {params.cache:q} {params.model:q} --steps {params.steps}"
         " 2>&1 | tee {log:q}"
+
+
+# The paper's baseline in miniature, trained from the embedded model beside the LoRAs.
+if WITH_BASELINE and config["baseline"]["source"] == "tiny":
+
+    rule train_tiny_baseline:
+        input:
+            dataset=DATASET / "metadata.csv",
+            cache=RESULTS / "cache/index.json",
+            model=MODEL / "model_index.json",
+        output:
+            BASELINE / "model_index.json",
+            directory(BASELINE / "transformer"),
+        log:
+            RESULTS / "logs/train_tiny_baseline.log",
+        benchmark:
+            RESULTS / "benchmarks/train_tiny_baseline.tsv"
+        conda:
+            "../../envs/pusa.yaml"
+        resources:
+            **SMALL,
+        params:
+            dataset=DATASET,
+            cache=RESULTS / "cache",
+            model=MODEL,
+            folder=BASELINE,
+            options=(
+                f"--steps {config['baseline']['steps']} --seed {TRAIN['seed']}"
+                f" --validation-clips {TRAIN['validation_clips']} {clip_options()}"
+            ),
+        shell:
+            "python -m pusa tiny baseline {params.dataset:q} {params.cache:q} {params.model:q}"
+            " {params.folder:q} {params.options} 2>&1 | tee {log:q}"
