@@ -24,6 +24,8 @@ demo: $(VENV)/installed
 	   -newer $(OUT)/report.html)" ]; \
 	 then snakemake --cores 1 $(DEMO) --report $(OUT)/report.html; fi && \
 	 printf '\n%s\n' "Report:        $(OUT)/report.html" \
+	   "Overview:      $(OUT)/tables/overview.md" \
+	   "Gallery:       $(OUT)/gallery/index.html" \
 	   "Tables:        $(OUT)/tables/table1.md and table2.md" \
 	   "Claims, audit: $(OUT)/tables/claims.md and audit.md" \
 	   "Effects:       $(OUT)/effects/tables.md" \

@@ -9,16 +9,56 @@ import numpy as np
 import pandas as pd
 
 STYLE = """
-body { font: 14px/1.45 system-ui, sans-serif; margin: 2em; color: #222; }
+:root {
+  color-scheme: light dark;
+  --text: light-dark(#222, #ddd); --faint: light-dark(#666, #999);
+  --page: light-dark(#fff, #181a1b); --line: light-dark(#ddd, #3a3d3f);
+  --ours: light-dark(#e8f1fa, #1c3145);
+}
+body { font: 14px/1.45 system-ui, sans-serif; margin: 2em; color: var(--text);
+  background: var(--page); }
 p { max-width: 60em; }
+h1 + p:has(+ p) { font-size: 1.2em; }
 table { border-collapse: collapse; }
-th, td { padding: .25em .5em; text-align: left; border-bottom: 1px solid #ddd; }
+th, td { padding: .25em .5em; text-align: left; border-bottom: 1px solid var(--line); }
 td { vertical-align: top; }
-th { position: sticky; top: 0; background: #fff; }
+th { position: sticky; top: 0; background: var(--page); }
+th button { font: inherit; text-align: inherit; color: inherit; background: none; border: 0;
+  padding: 0; cursor: pointer; text-decoration: underline dotted var(--faint); }
+th[aria-sort=ascending] button::after { content: "\\a0\\2191"; }
+th[aria-sort=descending] button::after { content: "\\a0\\2193"; }
 .number { text-align: right; }
 td:first-child, th:first-child { min-width: 9em; }
-tr.here td { background: #e8f1fa; }
-small { display: block; color: #666; white-space: nowrap; }
+tr.here td { background: var(--ours); }
+small { display: block; color: var(--faint); white-space: nowrap; }
+@media (max-width: 45em) {
+  body { margin: 1em; }
+  table { display: block; overflow-x: auto; }
+}
+"""
+# Rows that belong together are one tbody, which moves as a whole.
+SCRIPT = """
+for (const table of document.querySelectorAll("table")) {
+  const asWritten = [...table.tBodies];
+  const heads = [...table.tHead.rows[0].cells];
+  heads.forEach((head, column) => head.firstChild.addEventListener("click", () => {
+    const order = {none: "ascending", ascending: "descending", descending: "none"}[head.ariaSort];
+    const numeric = head.className === "number";
+    const value = body => {
+      const texts = [...body.rows].map(row => row.cells[column].textContent.trim());
+      const text = texts.find(Boolean) ?? "";
+      return numeric && text ? parseFloat(text.replaceAll(",", "")) : text;
+    };
+    const compare = (a, b) => numeric ? a - b : a.localeCompare(b, "en", {numeric: true});
+    const sign = order === "descending" ? -1 : 1;
+    const sorted = order === "none" ? asWritten : asWritten
+      .map(body => [value(body), body])
+      .sort(([a], [b]) => (a === "") - (b === "") || (a === "" ? 0 : sign * compare(a, b)))
+      .map(([, body]) => body);
+    heads.forEach(other => { other.ariaSort = other === head ? order : "none"; });
+    table.append(...sorted);
+  }));
+}
 """
 _LATEX_ESCAPES = str.maketrans(
     {c: f"\\{c}" for c in "&%$#_{}"}
@@ -52,25 +92,33 @@ def score_cell(
     return Number(f"{value:{sign}.2f}", interval, best)
 
 
-Sections = list[tuple[str, str, pd.DataFrame]]
+Sections = list[tuple[str, str, pd.DataFrame | None]]
 
 
 def write_page(title: str, sections: Sections, out: Path) -> None:
     """Write sections of (heading, text, table) to ``out`` with the suffixes .md and .html.
 
-    Cells are shown as they are; a row whose column ``source`` says ``here`` is highlighted.
+    A heading may be empty, a table None. Cells are shown as they are; a row whose column ``source``
+    says ``here`` is highlighted. In HTML, a click on a column's name sorts by it: upwards,
+    downwards, as written; empty cells last. Rows that belong together stay so, by the first value
+    that they have: a published row, ours under it, and their difference; or rows under one whose
+    first cell they leave empty.
     """
     markdown, html = [f"# {_markdown(title)}"], [f"<h1>{escape(title)}</h1>"]
     for heading, text, table in sections:
         if heading:
             markdown.append(f"## {_markdown(heading)}")
             html.append(f"<h2>{escape(heading)}</h2>")
-        markdown += [_markdown(text), _markdown_table(table)]
-        html += [f"<p>{escape(text)}</p>", _html_table(table)]
+        markdown.append(_markdown(text))
+        html.append(f"<p>{escape(text)}</p>")
+        if table is not None:
+            markdown.append(_markdown_table(table))
+            html.append(_html_table(table))
     out.with_suffix(".md").write_text("\n\n".join(markdown) + "\n")
     out.with_suffix(".html").write_text(
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
-        f"<style>{STYLE}</style>\n" + "\n".join(html) + "\n</html>\n"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{STYLE}</style>\n" + "\n".join(html) + f"\n<script>{SCRIPT}</script></html>\n"
     )
 
 
@@ -130,22 +178,32 @@ def _html(value) -> str:
 
 def _html_table(table: pd.DataFrame) -> str:
     numbers = [all(map(_is_number, table[column])) for column in table.columns]
-
-    def line(values, tag: str) -> str:
-        marks = [' class="number"' if number else "" for number in numbers]
-        cells = zip(marks, map(_html, values), strict=True)
-        return "".join(f"<{tag}{mark}>{cell}</{tag}>" for mark, cell in cells)
-
-    mark = ' class="here"'
-    rows = [
-        f"<tr{mark if row.get('source') == 'here' else ''}>{line(row.values(), 'td')}</tr>"
-        for row in table.to_dict("records")
-    ]
-    return (
-        f"<table><thead><tr>{line(table.columns, 'th')}</tr></thead>\n<tbody>\n"
-        + "\n".join(rows)
-        + "\n</tbody></table>"
+    marks = [' class="number"' if number else "" for number in numbers]
+    head = "".join(
+        f'<th scope="col" aria-sort="none"{mark}><button>{_html(name)}</button></th>'
+        for mark, name in zip(marks, table.columns, strict=True)
     )
+    bodies: list[list[str]] = []
+    sources: set[str] = set()  # of the rows in the last body
+    for row in table.to_dict("records"):
+        source = str(row.get("source", ""))
+        if not bodies or not _belongs(row, source, sources):
+            bodies.append([])
+            sources = set()
+        sources.add(source)
+        cells = zip(marks, map(_html, row.values()), strict=True)
+        line = "".join(f"<td{mark}>{cell}</td>" for mark, cell in cells)
+        ours = ' class="here"' if source == "here" else ""
+        bodies[-1].append(f"<tr{ours}>{line}</tr>")
+    rows = "\n".join("<tbody>" + "\n".join(body) + "</tbody>" for body in bodies)
+    return f"<table><thead><tr>{head}</tr></thead>\n{rows}\n</table>"
+
+
+def _belongs(row: dict, source: str, above: set[str]) -> bool:
+    """Whether a row goes on with those above it, which have these sources."""
+    if source == "here":
+        return "published" in above and "here" not in above
+    return source.startswith("here - ") or next(iter(row.values())) == ""
 
 
 def _is_number(value) -> bool:

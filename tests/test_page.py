@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from pusa.page import Number, score_cell, write_latex, write_page
+from tests.browser import open_browser, open_page
 
 HOSTILE = "<script>alert('x')</script> & \"quotes\" | *a* `b` $c$ 50% #1 x_y ^ ~ {d} \\e"
 
@@ -37,7 +38,7 @@ class Reader(HTMLParser):
             self.cells.append("")
 
     def handle_data(self, data):
-        if self.cells and self.tags[-1] in ("td", "th"):
+        if self.cells and self.tags[-1] in ("td", "button"):
             self.cells[-1] += data
 
 
@@ -45,7 +46,7 @@ def test_html_is_escaped(page):
     table = pd.DataFrame([{HOSTILE: HOSTILE, "source": HOSTILE}])
     _, html, _ = page(HOSTILE, [(HOSTILE, HOSTILE, table)])
     reader = Reader(html)
-    assert "script" not in reader.tags
+    assert reader.tags.count("script") == 1  # the page's own
     assert [cell.strip() for cell in reader.cells] == [HOSTILE, "source", HOSTILE, HOSTILE]
 
 
@@ -94,7 +95,7 @@ def test_numbers(page):
     assert "| **87.32**            |" in markdown
     assert '<td class="number">-1.25<small>[-2.00, -0.50]</small></td>' in html
     assert '<td class="number"><b>87.32</b></td>' in html
-    assert '<th>model</th><th class="number">Total</th>' in html
+    assert '<th scope="col" aria-sort="none" class="number"><button>Total</button></th>' in html
     lines = latex.splitlines()
     at = lines.index(r"a-b & $-$1.25 \\*")
     assert lines[at + 1] == r" & {\tiny\shortstack[r]{{[}$-$2.00,\\$-$0.50]}} \\"
@@ -139,3 +140,60 @@ def test_sections_in_order(page):
     assert latex.count(r"\begin{longtable}") == latex.count(r"\end{longtable}") == 1
     assert latex.count(r"\caption") == 1 and r"\caption{Title. intro}" in latex
     assert latex.index("1.50") < latex.index(r"\multicolumn{1}{l}{Losses}") < latex.rindex("1.50")
+
+
+def test_section_without_a_table(tmp_path):
+    sections = [("", "result", None), ("Rest", "more", pd.DataFrame({"x": ["1.50"]}))]
+    write_page("Title", sections, tmp_path / "page")
+    assert (tmp_path / "page.md").read_text().startswith("# Title\n\nresult\n\n## Rest\n\nmore\n")
+    assert Reader((tmp_path / "page.html").read_text()).tags.count("table") == 1
+
+
+def test_click_on_a_name_sorts(tmp_path):
+    table = pd.DataFrame(
+        [
+            ("b", "published", "9.50", ""),
+            ("ours b", "here", Number("1.00", "[0.50, 1.50]"), "run 10"),
+            ("", "here - main", Number("+70.00"), ""),
+            ("alone", "here", Number("1,000.00"), "run 9"),  # beside no published row
+            ("c", "published", "", ""),
+            ("a", "published", "10.25", "run 10"),
+            ("d", "published", "-3.00", "run 8"),
+        ],
+        columns=["name", "source", "Total", "run"],
+    )
+    write_page("Title", [("", "", table)], tmp_path / "page")
+    with (
+        open_browser() as browser,
+        open_page(browser, (tmp_path / "page.html").as_uri()) as page,
+    ):
+
+        def names():
+            return page.locator("td:first-child").all_inner_texts()
+
+        pair = ["b", "ours b", ""]
+        as_written = names()
+        assert as_written == list(table["name"])
+        total = page.get_by_role("columnheader", name="Total")
+        total.get_by_role("button").click()
+        assert names() == ["d", *pair, "a", "alone", "c"]  # as numbers, and what is empty is last
+        assert total.get_attribute("aria-sort") == "ascending"
+        page.keyboard.press("Enter")  # the button has the focus
+        assert names() == ["alone", "a", *pair, "d", "c"]
+        assert total.get_attribute("aria-sort") == "descending"
+        page.keyboard.press("Enter")
+        assert names() == as_written
+        page.get_by_role("button", name="run").click()
+        assert names() == ["d", "alone", *pair, "a", "c"]  # b and a as they stood
+        assert total.get_attribute("aria-sort") == "none"
+
+
+def test_rows_under_an_empty_first_cell_stay(tmp_path):
+    table = pd.DataFrame({"claim": ["first", "", "second"], "value": ["5", "1", "3"]})
+    write_page("Title", [("", "", table)], tmp_path / "page")
+    with (
+        open_browser() as browser,
+        open_page(browser, (tmp_path / "page.html").as_uri()) as page,
+    ):
+        page.get_by_role("button", name="value").click()
+        assert page.locator("td:last-child").all_inner_texts() == ["3", "5", "1"]

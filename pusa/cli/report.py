@@ -196,3 +196,32 @@ def record_provenance(
         scores=sorted(scores.glob("*.json")),
     )
     provenance.write_provenance(record, pd.read_csv(costs), out)
+
+
+@app.command()
+def overview(
+    out: Path,
+    tables: Annotated[Path, typer.Option(help="Folder with the other tables of the run.")],
+    effects: Annotated[Path, typer.Option(help="Of `pusa effects`.")],
+    scale: Scale = "",
+) -> None:
+    """Write what a run shows on one page: OUT with the suffixes .md and .html."""
+    from pusa.overview import read_run, write_overview
+
+    write_overview(read_run(tables, effects), out, scale)
+
+
+@app.command()
+def gallery(
+    out: Path,
+    samples: Annotated[list[Path], typer.Argument(help="Folders of videos, or of such folders.")],
+    title: Annotated[str, typer.Option()] = "Videos",
+) -> None:
+    """Show the videos of SAMPLES side by side: a new folder OUT, to open in a browser.
+
+    If OUT ends in .html it is one page with small copies of as many videos as the report shows.
+    """
+    from pusa.gallery import find_samples, write_gallery, write_video_page
+
+    write = write_video_page if out.suffix == ".html" else write_gallery
+    write(title, find_samples(samples), out)

@@ -1,4 +1,4 @@
-# Tables, figures and effects; each is part of the HTML report (`snakemake --report`).
+# Tables, effects, overview and pages of videos, which the HTML report (`snakemake --report`) shows.
 import json
 
 
@@ -199,123 +199,90 @@ rule measure_effects:
         " {params.seeds} {params.subset} --scale {params.scale:q} &> {log:q}"
 
 
-if TRAINED:
-
-    rule plot_losses:
-        input:
-            lora_logs("tables", "training.csv"),
-            lora_logs("tables", "validation.csv"),
-        output:
-            report(
-                RESULTS / "figures/losses.png",
-                caption="../report/losses.rst",
-                category="3. Figures",
-                labels={"what": "Loss curves"},
-            ),
-        log:
-            RESULTS / "logs/plot_losses.log",
-        conda:
-            "../../envs/pusa.yaml"
-        resources:
-            **SMALL,
-        params:
-            runs=[file.parent for file in lora_logs("tables", "training.csv")],
-        shell:
-            "python -m pusa plot-losses {output:q} {params.runs:q} &> {log:q}"
-
-
-rule plot_scores:
+rule make_overview:
     input:
-        experiments=config["experiments"],
-        scores=score_files("tables"),
-        table2=PUBLISHED[2],
+        tables=rules.make_tables.output,
+        claims=rules.check_claims.output,
+        costs=rules.measure_costs.output,
+        provenance=rules.record_provenance.output,
+        effects=RESULTS / "effects/tables.csv",
+    output:
+        RESULTS / "tables/overview.md",
+        html=report(
+            RESULTS / "tables/overview.html",
+            caption="../report/overview.rst",
+            category="0. Overview",
+            labels={"what": "Overview"},
+        ),
+    log:
+        RESULTS / "logs/make_overview.log",
+    conda:
+        "../../envs/pusa.yaml"
+    resources:
+        **SMALL,
+    params:
+        tables=RESULTS / "tables",
+        scale=scale_sentence("tables"),
+    shell:
+        "python -m pusa overview {output.html:q} --tables {params.tables:q}"
+        " --effects {input.effects:q} --scale {params.scale:q} &> {log:q}"
+
+
+TASK_MANIFESTS = expand(RESULTS / "samples/tasks/{task}/videos.csv", task=TASKS)
+TABLE1 = EXPERIMENTS.loc[EXPERIMENTS["table"] == "1", "setting"]
+# Pages of the report by the lists of their videos: of a video itself it would show no more than a
+# link to save it.
+VIDEO_PAGES = {
+    "models": [f for setting in TABLE1 for f in setting_shards("tables", setting.name)],
+    **({"tasks": TASK_MANIFESTS} if TASKS else {}),
+}
+VIDEO_TITLES = {
+    "models": "The same image and prompt through every model of Table 1",
+    "tasks": "The tasks of Figures 7 to 12",
+}
+
+
+rule make_video_page:
+    input:
+        lambda wildcards: VIDEO_PAGES[wildcards.page],
     output:
         report(
-            RESULTS / "figures/scores.png",
-            caption="../report/scores.rst",
-            category="3. Figures",
-            labels={"what": "Scores against alpha, rank, iterations, steps"},
-        ),
-    log:
-        RESULTS / "logs/plot_scores.log",
-    conda:
-        "../../envs/pusa.yaml"
-    resources:
-        **SMALL,
-    params:
-        scores=RESULTS / "scores/tables",
-        seed=seed_options(),
-        subset=subset_options("tables"),
-    shell:
-        "python -m pusa plot-scores {output:q} --experiments {input.experiments:q}"
-        " --scores {params.scores:q} {params.seed} --table2 {input.table2:q} {params.subset}"
-        " &> {log:q}"
-
-
-rule plot_figure3:
-    input:
-        experiments=config["experiments"],
-        suite=SUITE_INFO,
-        samples=[
-            *setting_shards("tables", pusa_experiments.base_setting(MAIN).name),
-            *setting_shards("tables", MAIN.name),
-        ],
-    output:
-        report(
-            RESULTS / "figures/figure3.png",
-            caption="../report/figure3.rst",
-            category="3. Figures",
-            labels={"what": "Figure 3"},
-        ),
-    log:
-        RESULTS / "logs/plot_figure3.log",
-    conda:
-        "../../envs/pusa.yaml"
-    resources:
-        **SMALL,
-    params:
-        suite=SUITE,
-        samples=RESULTS / "samples/tables",
-        seed=seed_options(),
-        size=size_options(),
-        counts=subset_options("tables"),
-    shell:
-        "python -m pusa plot-figure3 {output:q} {params.suite:q}"
-        " --experiments {input.experiments:q} --samples {params.samples:q}"
-        " {params.seed} {params.size} {params.counts} &> {log:q}"
-
-
-rule make_contact_sheet:
-    input:
-        experiments=config["experiments"],
-        suite=SUITE_INFO,
-        samples=setting_shards("tables", MAIN.name),
-    output:
-        picture=report(
-            RESULTS / "figures/contact_sheet.png",
-            caption="../report/contact_sheet.rst",
+            RESULTS / "figures/videos_{page}.html",
+            caption="../report/videos.rst",
             category="4. Videos",
-            labels={"what": "Contact sheet, frames"},
-        ),
-        video=report(
-            RESULTS / "figures/contact_sheet.mp4",
-            caption="../report/contact_sheet.rst",
-            category="4. Videos",
-            labels={"what": "Contact sheet, video"},
+            labels=lambda wildcards: {"what": VIDEO_TITLES[wildcards.page]},
         ),
     log:
-        RESULTS / "logs/make_contact_sheet.log",
+        RESULTS / "logs/make_video_page/{page}.log",
     conda:
         "../../envs/pusa.yaml"
     resources:
         **SMALL,
     params:
-        suite=SUITE,
-        samples=RESULTS / "samples/tables",
-        seed=seed_options(),
-        size=size_options(),
-        counts=subset_options("tables"),
+        title=lambda wildcards: VIDEO_TITLES[wildcards.page],
+        folders=lambda wildcards, input: list(
+            dict.fromkeys(Path(f).parent for f in input)
+        ),
     shell:
-        "python -m pusa contact-sheet {output.picture:q} {params.suite:q}"
-        " --experiments {input.experiments:q} --samples {params.samples:q}"
-        " {params.seed} {params.size} {params.counts} &> {log:q}"
+        "python -m pusa gallery {output:q} {params.folders:q} --title {params.title:q} &> {log:q}"
+
+
+rule make_gallery:
+    input:
+        manifests("tables"),
+        TASK_MANIFESTS,
+    output:
+        directory(RESULTS / "gallery"),
+    log:
+        RESULTS / "logs/make_gallery.log",
+    conda:
+        "../../envs/pusa.yaml"
+    resources:
+        **SMALL,
+    params:
+        title=f"Videos of {RESULTS}",
+        folders=lambda wildcards, input: list(
+            dict.fromkeys(Path(f).parent for f in input)
+        ),
+    shell:
+        "python -m pusa gallery {output:q} {params.folders:q} --title {params.title:q} &> {log:q}"
