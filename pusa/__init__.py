@@ -9,6 +9,11 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _HOME = {
+    "ClipSize": "pusa.clip",
+    "load_pipeline": "pusa.pipeline",
+    "parse_placement": "pusa.conditioning",
+    "read_conditions": "pusa.conditioning",
+    "write_video": "pusa.video",
     "VTAWanTransformer3DModel": "pusa.transformer",
     "sample_latents": "pusa.sampler",
     "model_velocity": "pusa.sampler",
