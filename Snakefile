@@ -21,7 +21,9 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/sample.smk"
 include: "workflow/rules/score.smk"
+include: "workflow/rules/tasks.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/figures.smk"
 include: "workflow/rules/tiny.smk"
 
 
@@ -31,7 +33,9 @@ localrules:
     train,
     sample,
     score,
+    figures,
     effects,
+    gallery,
     tiny_wan,
 
 
@@ -47,10 +51,10 @@ rule all:
         rules.check_claims.output,
         rules.record_provenance.output,
         expand(rules.measure_effects.output, study="tables"),
-        rules.plot_losses.output if TRAINED else [],
-        rules.plot_scores.output,
-        rules.plot_figure3.output,
-        rules.make_contact_sheet.output,
+        figure_files(),
+        rules.make_overview.output,
+        expand(rules.make_video_page.output, page=VIDEO_PAGES),
+        rules.make_gallery.output,
 
 
 rule download:
@@ -76,3 +80,13 @@ rule score:
 rule effects:
     input:
         expand(rules.measure_effects.output, study="effects"),
+
+
+rule gallery:
+    input:
+        rules.make_gallery.output,
+
+
+rule figures:
+    input:
+        figure_files(),

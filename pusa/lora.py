@@ -240,25 +240,14 @@ def merge_lora(base: str | Path, lora: str | Path, out: str | Path, *, lora_scal
     if merged:
         raise ValueError(f"{base} already holds a merged LoRA ({merged}); merge into the original")
     opened = open_lora(lora)
-    made_for, found = lora_info(opened).base, fingerprint(base)
-    if made_for not in (None, found):
-        raise ValueError(
-            f"{lora} was trained on the base {made_for}, but {base} is {found}; "
-            "a LoRA fits only the model that it was trained on"
-        )
-    weights = dict(ChainMap(*shards.values()))
-    modules = _find_weights(opened, base, weights)
-    require_whole(opened)
-    in_lora, in_base = _count_blocks(opened.modules), _count_blocks(map(_diffusers_name, weights))
-    if in_lora not in (0, in_base):
-        raise ValueError(f"{lora} has {in_lora} blocks, but {base} has {in_base}; they must agree")
+    modules = fit_lora(opened, base)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise FileExistsError(f"{out} exists already, expected a new or empty folder")
     unfinished = out.resolve().with_name(f".partial-{out.resolve().name}")
     shutil.rmtree(unfinished, ignore_errors=True)  # of a merge that was killed
     _check_room(out, sum(file.stat().st_size for file in shards))
 
-    record = {"sha256": _digest(opened), "lora_scale": lora_scale}
+    record = {"sha256": digest_lora(opened), "lora_scale": lora_scale}
     metadata = {"format": "pt", MERGED_KEY: json.dumps(record)}
     size = sum(tensor.nbytes for shard in shards.values() for tensor in shard.values())
     unfinished.mkdir(parents=True)
@@ -273,6 +262,34 @@ def merge_lora(base: str | Path, lora: str | Path, out: str | Path, *, lora_scal
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
+
+
+def fit_lora(lora: LoraFile, base: str | Path) -> dict[str, LoraModule]:
+    """Check by the headers that a LoRA belongs on a transformer folder.
+
+    Returns:
+        The LoRA's modules by the names that the folder gives their weights.
+
+    Raises:
+        ValueError: if the LoRA was made for another base or lost parts, or a module finds no
+            weight or one of another shape.
+    """
+    base = Path(base)
+    made_for, found = lora_info(lora).base, fingerprint(base)
+    if made_for not in (None, found):
+        raise ValueError(
+            f"{lora.file} was trained on the base {made_for}, but {base} is {found}; "
+            "a LoRA fits only the model that it was trained on"
+        )
+    weights = dict(ChainMap(*(read_header(file)[0] for file in weight_files(base))))
+    modules = _find_weights(lora, base, weights)
+    require_whole(lora)
+    in_lora, in_base = _count_blocks(lora.modules), _count_blocks(map(_diffusers_name, weights))
+    if in_lora not in (0, in_base):
+        raise ValueError(
+            f"{lora.file} has {in_lora} blocks, but {base} has {in_base}; they must agree"
+        )
+    return modules
 
 
 def _find_weights(
@@ -380,8 +397,8 @@ def _diffusers_name(tensor: str) -> str:
     return from_wan(tensor) or tensor
 
 
-def _digest(lora: LoraFile) -> str:
-    """Of diffusers' names and values; the same for a LoRA in any format."""
+def digest_lora(lora: LoraFile) -> str:
+    """SHA-256 of diffusers' names and the values; the same for a LoRA in any format."""
     digest = sha256()
     for name, module in lora.modules.items():
         for side, tensor in (("A", module.down), ("B", module.up)):

@@ -1,8 +1,8 @@
 """One sampler for every task: Euler steps with a noise level per latent frame (Algorithm 1)."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from hashlib import sha256
-from itertools import pairwise
 
 import torch
 
@@ -10,6 +10,15 @@ from pusa.flow import TRAIN_TIMESTEPS, euler_step, interpolate, sigma_matrix
 
 #: ``velocity(latents, timestep, prompt_embeds)``, timestep of shape (batch, frames)
 Velocity = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowNoiseExpert:
+    """The second transformer of Wan2.2, which makes the last steps."""
+
+    velocity: Velocity
+    boundary: float  # it takes over at the first step with sigma below this
+    guidance_scale: float
 
 
 @torch.no_grad()
@@ -23,6 +32,8 @@ def sample_latents(
     prompt_embeds: torch.Tensor,
     negative_embeds: torch.Tensor | None = None,
     guidance_scale: float = 1.0,
+    low_noise: LowNoiseExpert | None = None,
+    on_step: Callable[[int], None] | None = None,
 ) -> torch.Tensor:
     """Integrate from noise to data.
 
@@ -40,6 +51,9 @@ def sample_latents(
         prompt_embeds: ``(batch, text_tokens, dim)``.
         negative_embeds: the unconditional pass of guidance, ``(batch, text_tokens, dim)``.
         guidance_scale: ``v = v_neg + g (v_pos - v_neg)``; 1 skips the negative pass.
+        low_noise: takes over from ``velocity`` for all frames at once, by the step's ``s_k``,
+            whatever ``m_i s_k`` a frame carries.
+        on_step: called after each step with its number, from 0.
 
     Returns:
         Latents in the shape of ``noise``; a frame with ``m = 0`` equals ``condition`` bit for
@@ -58,17 +72,23 @@ def sample_latents(
             f"multipliers have shape {tuple(multipliers.shape)}, expected one per latent "
             f"frame, ({noise.shape[2]},)"
         )
-    if guidance_scale != 1 and negative_embeds is None:
-        raise ValueError(f"guidance_scale {guidance_scale} needs negative_embeds")
+    for scale in (guidance_scale, low_noise.guidance_scale if low_noise else 1):
+        if scale != 1 and negative_embeds is None:
+            raise ValueError(f"guidance_scale {scale} needs negative_embeds")
     levels = sigma_matrix(sigmas, multipliers).to(noise.device)  # (steps + 1, frames)
     latents = interpolate(condition, noise, levels[0])
-    for sigma, sigma_next in pairwise(levels):
+    for step in range(len(levels) - 1):
+        if low_noise and sigmas[step] < low_noise.boundary:
+            velocity, guidance_scale = low_noise.velocity, low_noise.guidance_scale
+        sigma, sigma_next = levels[step], levels[step + 1]
         timestep = (TRAIN_TIMESTEPS * sigma).expand(len(latents), -1)
         prediction = velocity(latents, timestep, prompt_embeds)
         if guidance_scale != 1:
             negative = velocity(latents, timestep, negative_embeds)
             prediction = negative + guidance_scale * (prediction - negative)
         latents = euler_step(latents, prediction, sigma, sigma_next)
+        if on_step:
+            on_step(step)
     return latents
 
 

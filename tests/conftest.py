@@ -10,6 +10,7 @@ import torch
 from diffusers import (
     AutoencoderKLWan,
     FlowMatchEulerDiscreteScheduler,
+    WanImageToVideoPipeline,
     WanPipeline,
     WanTransformer3DModel,
 )
@@ -101,6 +102,23 @@ def model(tmp_path_factory):
         vae=build_vae(),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0),
         transformer=build_transformer(),
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def baseline(tmp_path_factory, model):
+    """A whole image-to-video model folder without an image encoder, random, as Wan2.2-I2V's."""
+    folder = tmp_path_factory.mktemp("baseline")
+    tokenizer, encoder = load_text_encoder(model)
+    transformer = WanTransformer3DModel(**CONFIG | {"in_channels": 36})
+    randomise(transformer, 2)
+    WanImageToVideoPipeline(
+        tokenizer=tokenizer,
+        text_encoder=encoder,
+        vae=build_vae(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        transformer=transformer,
     ).save_pretrained(folder)
     return folder
 

@@ -15,7 +15,7 @@ COUNTS = {"subject": 2, "background": 2, "camera": 2}
 def write_mini(results: Path, name: str = "mini", *, iteration: int = 4, **sections: dict) -> Path:
     """Write a configuration, ``<results>/<name>.yaml``, and its experiments sheet.
 
-    It is config/demo.yaml with one short training, nine frames, and two settings: Table 1's two
+    It is config/demo.yaml with one short training, nine frames, and three settings: Table 1's three
     rows, and a row of Table 2 that repeats one of them.
 
     Args:
@@ -33,8 +33,10 @@ def write_mini(results: Path, name: str = "mini", *, iteration: int = 4, **secti
     config |= {"results": str(results), "experiments": str(results / f"{name}.tsv")}
     config["dataset"] |= {"path": str(results / "dataset"), "clips": 10}
     config["suite"] |= {"path": str(results / "suite"), "subset": COUNTS}
+    config["baseline"] |= {"path": str(results / "baseline"), "steps": 2}
     config["clip"]["frames"] = 9
     config["train"] |= {"ranks": [4], "iterations": [iteration], "validation_clips": 2}
+    config["tasks"] = {"clips": 2}
     config["effects"] = {"seeds": [0, 1], "prompts": COUNTS}
     for section, keys in sections.items():
         config[section] = config.get(section, {}) | keys

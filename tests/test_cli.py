@@ -332,10 +332,8 @@ def test_tables(run, study, tmp_path):
     assert code == 0, err
     one, two = (pd.read_csv(tmp_path / "out" / f"table{n}.csv") for n in (1, 2))
     ours = one[one["source"] == "here"]
-    assert list(ours["videos"].dropna()) == [
-        7,
-        13,
-    ]  # the base's of the subset, the main setting's of all
+    # Wan-I2V's and the base's of the subset, the main setting's of all
+    assert list(ours["videos"].dropna()) == [7, 7, 13]
     assert (two["source"] == "here").sum() == 32
     assert set(two["videos"].dropna()) == {7}
     at = two[(two["group"] == "steps") & (two["steps"] == 10) & (two["source"] == "here")]
@@ -371,12 +369,13 @@ def test_plots_of_losses_and_scores(run, study, training, tmp_path):
 
 
 def test_pictures_of_videos(run, suite, prompts, study, tmp_path):
-    for prompt in prompts:  # all of the main setting, the subset's of the base
-        for name in (MAIN, "base-i2v-steps10"):
+    for prompt in prompts:  # all of the main setting, the subset's of the others
+        for name in (MAIN, "base-i2v-steps10", "wan_i2v-i2v-steps50"):
             clip = read_video(suite / "reference" / prompt.reference_name)[:5]
             (tmp_path / "samples" / name).mkdir(parents=True, exist_ok=True)
             if name == MAIN or prompt.index in (0, 1, 2, 3, 4, 7, 10):
-                write_video(tmp_path / "samples" / name / prompt.video_name(0), clip)
+                settings = {"prompt": prompt.prompt, "given": [[1, 1, 0.0]]}
+                write_video(tmp_path / "samples" / name / prompt.video_name(0), clip, settings)
     options = [
         suite, "--experiments", study[1], "--samples", tmp_path / "samples", "--seed", 0, *SIDES,
     ]  # fmt: skip
@@ -386,6 +385,37 @@ def test_pictures_of_videos(run, suite, prompts, study, tmp_path):
         with Image.open(tmp_path / name) as picture:
             assert picture.width > 100
     assert read_video(tmp_path / "sheet.mp4").shape == (5, 2 * 256, 6 * 256, 3)  # of seven
+    titled = ["--figure", 6, "--task", "i2v", "--note", "Five frames."]
+    code, _, err = run("plot-samples", tmp_path / "figure6.png", *options, *SUBSET, *titled)
+    assert code == 0, err
+    videos = [tmp_path / "samples" / MAIN / p.video_name(0) for p in prompts[:2]]
+    titled = ["--figure", 7, "--title", "Start and end"]
+    code, _, err = run("plot-strips", tmp_path / "figure7.png", *videos, *titled)
+    assert code == 0, err
+    for number in (6, 7):
+        assert (tmp_path / f"figure{number}.pdf").exists()
+    code, _, err = run("plot-strips", tmp_path / "figure7.png", tmp_path / "gone.mp4", *titled)
+    assert code == 1
+    assert err == f"error: video {tmp_path / 'gone.mp4'} is missing\n"
+
+
+def test_figure1(run, study, tmp_path):
+    """From the tables that other commands write."""
+    options = [*study[:2], *study[4:]]
+    costs = tmp_path / "costs.csv"
+    costs.write_text(f"stage,jobs,hours,gpu_hours,usd\ntrain_lora: {MAIN},1,2,16,\n")
+    published = pd.read_csv(CONFIG / "published/table1.csv").assign(
+        source="published", scorer="", total_low="", total_high=""
+    )
+    published.to_csv(tmp_path / "table1.csv", index=False)
+    words = ["plot-figure1", tmp_path / "figure1.png", *options, "--costs", costs, "--clips", 3860]
+    code, _, err = run(*words, "--table1", tmp_path / "table1.csv")
+    assert code == 0, err
+    with Image.open(tmp_path / "figure1.png") as picture:
+        assert picture.width == 1400
+    code, _, err = run(*words, "--table1", tmp_path / "gone.csv")
+    assert code == 1
+    assert err == f"error: {tmp_path / 'gone.csv'} does not exist\n"
 
 
 def test_costs_and_provenance(run, training, tmp_path):

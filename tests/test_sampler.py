@@ -5,7 +5,7 @@ import torch
 
 from pusa.flow import sigma_grid
 from pusa.models import load_transformer
-from pusa.sampler import model_velocity, noise_for, sample_latents
+from pusa.sampler import LowNoiseExpert, model_velocity, noise_for, sample_latents
 
 SHAPE = (2, 4, 5, 3, 3)  # batch, channels, frames, rows, columns
 TEXT = torch.zeros(2, 1, 1)
@@ -173,6 +173,44 @@ def test_guidance_of_one_skips_the_negative_pass(noise, condition, scale, calls)
         guidance_scale=scale,
     )
     assert seen == calls
+
+
+def test_low_noise_expert_takes_over_below_its_boundary(noise, condition):
+    """Sigmas of four steps are 1, 15/16, 5/6 and 5/8, whatever a given frame carries."""
+    calls, steps = [], []
+
+    def expert(name):
+        return lambda x, t, e: calls.append((name, round(t[0, 1].item()))) or torch.ones_like(x)
+
+    sample_latents(
+        expert("high"),
+        noise,
+        sigma_grid(4),
+        multipliers=multipliers(f0=0.3),
+        condition=condition,
+        prompt_embeds=TEXT,
+        negative_embeds=TEXT,
+        guidance_scale=1.0,
+        low_noise=LowNoiseExpert(velocity=expert("low"), boundary=15 / 16, guidance_scale=2.0),
+        on_step=lambda step: steps.append((step, len(calls))),
+    )
+    low = [("low", 833)] * 2 + [("low", 625)] * 2
+    assert calls == [("high", 1000), ("high", 938), *low]
+    assert steps == [(0, 1), (1, 2), (2, 4), (3, 6)]
+
+
+def test_low_noise_guidance_without_negative_embeddings_raises(noise, condition):
+    low_noise = LowNoiseExpert(velocity=wild, boundary=0.9, guidance_scale=2.5)
+    with pytest.raises(ValueError, match=r"guidance_scale 2.5 needs negative_embeds"):
+        sample_latents(
+            wild,
+            noise,
+            sigma_grid(2),
+            multipliers=multipliers(),
+            condition=condition,
+            prompt_embeds=TEXT,
+            low_noise=low_noise,
+        )
 
 
 def test_guidance_without_negative_embeddings_raises(noise, condition):

@@ -2,7 +2,7 @@ import pytest
 import torch
 from diffusers import WanPipeline
 
-from pusa.text import encode_prompts, load_text_encoder
+from pusa.text import check_prompts, count_text_tokens, encode_prompts, load_text_encoder
 from pusa.tiny.text import TEXT_TOKENS
 
 CAPTION = "a red circle moves slowly left over stripes, camera static"
@@ -64,13 +64,33 @@ def test_tokens_go_to_the_encoders_device(text):
     """The encoder may be on a GPU; torch's meta device stands for it here."""
     tokenizer, _ = text
 
-    class Encoder:
+    class Encoder(torch.nn.Module):
         device = torch.device("meta")
-        dtype = torch.float32
 
-        def __call__(self, input_ids, attention_mask):
+        def forward(self, input_ids, attention_mask):
             assert input_ids.device == attention_mask.device == self.device
             hidden = torch.zeros(*input_ids.shape, 8, device=self.device)
             return type("Output", (), {"last_hidden_state": hidden})
 
     assert encode_prompts(tokenizer, Encoder(), ["red"], 5).device.type == "meta"
+
+
+@pytest.mark.parametrize(("limit", "tokens"), [(20, 20), (512, 512), (1024, 512), (10**30, 512)])
+def test_embeddings_are_as_long_as_wan_takes(limit, tokens):
+    tokenizer = type("Tokenizer", (), {"model_max_length": limit})
+    assert count_text_tokens(tokenizer) == tokens
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ([], "no prompt is given"),
+        (["red", " \n"], "prompt 2 of 2 is empty, expected some words"),
+        (["red", "red " * 9], "prompt has 10 tokens, at most 9 fit: 'red red"),
+    ],
+)
+def test_prompts_are_checked_by_the_tokenizer(text, prompts, message):
+    tokenizer, _ = text
+    check_prompts(tokenizer, ["red", "red " * 8], 9)
+    with pytest.raises(ValueError, match=message):
+        check_prompts(tokenizer, prompts, 9)

@@ -16,6 +16,7 @@ from tests.mini import ROOT, activated, snakemake, write_mini
 
 SHEET = """\
 table	group	published	prompts	model	task	rank	iteration	alpha	steps
+1	baseline	Wan-I2V	subset	wan_i2v	i2v				2
 1	baseline		subset	base	i2v				2
 1	ours	Ours	all	pusa	i2v	4	4	1.4	2
 2	lora	256/750/1.4/10	subset	pusa	i2v	2	4	1.4	2
@@ -25,6 +26,7 @@ table	group	published	prompts	model	task	rank	iteration	alpha	steps
 2	iterations	512/150/1.4/10	subset	pusa	i2v	4	2	1.4	2
 2	iterations	512/900/1.4/10	subset	pusa	i2v	4	4	1.4	2
 	control		subset	control	i2v	4	4	1.4	2
+	text_to_video		subset	pusa	t2v	4	4	1.4	2
 """
 MAIN = "pusa-rank4-seed0-iteration4-alpha1.4-i2v-steps2"
 MORE = {"subject": 3, "background": 2, "camera": 2}
@@ -34,11 +36,13 @@ MORE = {"subject": 3, "background": 2, "camera": 2}
 def mini(tmp_path_factory) -> Path:
     """A configuration of the same workflow that takes a minute or two; its results folder.
 
-    The suite has one prompt more than the subset, and a job makes four videos.
+    The suite has one prompt more than the subset, a job makes four videos, and clips are long
+    enough for all tasks.
     """
     results = tmp_path_factory.mktemp("mini") / "results"
     write_mini(
         results,
+        clip={"frames": 25},
         train={"ranks": [2, 4], "iterations": [2, 4]},
         sample={"videos_per_job": 4},
         score={"videos_per_job": 4},
@@ -76,7 +80,7 @@ def test_end_to_end(mini):
     assert len(here) == 6 and here[["total_low", "total_high"]].notna().all(axis=None)
     # what is compared says what it is compared with
     assert set(table["source"]) == {"published", "here", "here - main"}
-    assert len(list((mini / "scores/tables").glob("*.csv"))) == 6
+    assert len(list((mini / "scores/tables").glob("*.csv"))) == 8
     # the setting of both tables is sampled once, on all prompts, and each row counts its own
     ours = "pusa, rank 4, iteration 4, alpha 1.4, 2 steps"
     table1 = pd.read_csv(mini / "tables/table1.csv").set_index("model")
@@ -84,9 +88,12 @@ def test_end_to_end(mini):
     assert set(here["videos"]) == {6}
     assert len(list((mini / "samples/tables" / MAIN).glob("shard*.csv"))) == 2
     assert len(list((mini / "scores/tables" / MAIN / "all").glob("shard*.csv"))) == 2
-    assert {"base + VTA, 2 steps", "pusa, rank 4, iteration 4, alpha 1.4, 2 steps"} <= set(
-        pd.read_csv(mini / "tables/table1.csv")["model"]
-    )
+    assert {"base + VTA, 2 steps", "Wan-I2V, 2 steps", ours} <= set(table1.index)
+    # every figure of the paper, for screen and print; Figure 2 is a diagram
+    for kind in ("png", "pdf"):
+        drawn = {f.stem for f in (mini / "figures").glob(f"figure*.{kind}")}
+        assert drawn == {f"figure{n}" for n in (1, *range(3, 14))}
+
     # merged checkpoints are temporary
     assert not any((mini / "merged").glob("*"))
 
@@ -101,7 +108,9 @@ def test_end_to_end(mini):
         "check_claims",
         "measure_effects",
         "record_provenance",
+        "make_overview",
         "plot_scores",
+        "plot_figure1",
         "all",
     }
     assert run(mini).returncode == 0
@@ -111,7 +120,8 @@ def test_end_to_end(mini):
     assert run(mini, "--report", str(report)).returncode == 0
     page = report.read_text()
     for shown in (
-        *("Figure 3", "Table 1", "Table 2", "Contact sheet", "not VBench numbers"),
+        *(f"Figure {n}" for n in (1, *range(3, 14))),
+        *("Table 1", "Table 2", "Contact sheet", "not VBench numbers"),
         *("Audit of the published tables", "Claims, on the published numbers"),
     ):
         assert shown in page
@@ -140,8 +150,10 @@ def test_released_lora_takes_the_place_of_training(mini, tmp_path):
         pytest.skip("needs the results of test_end_to_end")
     convert_lora(trained, tmp_path / "pusa_v1.safetensors", to="authors")
     lora = {"source": "released", "path": str(tmp_path), "file": "pusa_v1.safetensors"}
-    file = write_mini(tmp_path / "results", suite={"source": "folder", "path": str(mini / "suite")})
+    suite = {"source": "folder", "path": str(mini / "suite")}
+    file = write_mini(tmp_path / "results", suite=suite, clip={"frames": 25})
     config = yaml.safe_load(file.read_text()) | {"lora": lora | {"rank": 4, "iteration": 4}}
+    config["baseline"] = {"source": "folder", "path": str(mini / "baseline")}
     del config["train"], config["dataset"]
     file.write_text(yaml.safe_dump(config))
 
@@ -165,8 +177,8 @@ def test_full_fine_tuning(mini, tmp_path):
     config["train"] |= {"method": "full", "iterations": [2]}
     del config["train"]["ranks"]
     file.write_text(yaml.safe_dump(config))
-    sheet = SHEET.splitlines()[:3]
-    sheet[2] = "1\tours\tOurs\tsubset\tpusa\ti2v\t\t2\t\t2"
+    sheet = SHEET.splitlines()[:4]
+    sheet[3] = "1\tours\tOurs\tsubset\tpusa\ti2v\t\t2\t\t2"
     (tmp_path / "results/mini.tsv").write_text("\n".join(sheet) + "\n")
 
     manifest = tmp_path / "results/samples/tables/pusa-full-seed0-iteration2-i2v-steps2/shard0.csv"
@@ -180,9 +192,9 @@ def test_full_fine_tuning(mini, tmp_path):
 @pytest.mark.parametrize(
     ("config", "rules"),
     [
-        ("config.yaml", ["download_model", "download_dataset", "train_lora", "make_tables"]),
-        ("wan1.3b.yaml", ["download_model", "download_dataset", "train_lora", "make_tables"]),
-        ("released.yaml", ["download_model", "download_lora", "convert_lora", "make_tables"]),
+        ("config.yaml", ["download_model", "download_dataset", "train_lora", "plot_figure12"]),
+        ("wan1.3b.yaml", ["download_model", "download_dataset", "train_lora", "plot_figure12"]),
+        ("released.yaml", ["download_model", "download_lora", "convert_lora", "plot_figure13"]),
     ],
 )
 def test_large_configs_build_their_dags(config, rules):
@@ -191,15 +203,17 @@ def test_large_configs_build_their_dags(config, rules):
     for rule in rules:
         assert re.search(rf"^{rule} +1$|^{rule} +3$", dry.stdout + dry.stderr, re.MULTILINE)
     assert "of them Table 2's, each sampled once" in dry.stderr
-    if config == "released.yaml":
+    if config == "released.yaml":  # nothing is trained, and no clips are left for tasks
         assert "train_lora" not in dry.stdout + dry.stderr
+        assert "sample_task" not in dry.stdout + dry.stderr
 
 
 def test_download_target_holds_all_that_needs_a_network():
     dry = dry_run("--", "download")
     assert dry.returncode == 0, dry.stderr
     found = set(re.findall(r"^(?:local)?rule (\w+):", dry.stdout + dry.stderr, re.MULTILINE))
-    assert found == {"download", "download_model", "download_dataset", "download_vbench"}
+    needed = {"model", "baseline", "dataset", "vbench"}
+    assert found == {"download", *(f"download_{name}" for name in needed)}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,18 @@ a model answer at once.
 
 import sys
 
-from pusa.cli import data, download, figures, report, sample, score, train  # noqa: F401
+from pusa.cli import (  # noqa: F401
+    analysis,
+    data,
+    download,
+    figures,
+    generate,
+    report,
+    sample,
+    score,
+    tasks,
+    train,
+)
 from pusa.cli.options import app
 from pusa.cli.tiny import tiny
 

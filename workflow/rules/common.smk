@@ -11,6 +11,7 @@ from pusa import experiments as pusa_experiments
 from pusa import model_folder as pusa_model_folder
 from pusa import plan as pusa_plan
 from pusa import suite as pusa_suite
+from pusa import tasks as pusa_tasks
 
 PUBLISHED = {n: f"config/published/table{n}.csv" for n in (1, 2)}
 SCHEMA = workflow.source_path("../schemas/config.schema.yaml")
@@ -26,6 +27,12 @@ try:
     DOWNLOADED = Path(config["model"]["path"]) / "download.json"
     if config["model"]["source"] == "folder" or DOWNLOADED.exists():
         pusa_model_folder.check_model_folder(config["model"]["path"])
+    # Wan-I2V, which the paper compares with, where the sheet has a row of it.
+    WITH_BASELINE = pusa_experiments.asks_for_baseline(EXPERIMENTS)
+    if WITH_BASELINE:
+        DOWNLOADED = Path(config["baseline"]["path"]) / "download.json"
+        if config["baseline"]["source"] == "folder" or DOWNLOADED.exists():
+            pusa_model_folder.check_baseline_folder(config["baseline"]["path"])
     # Prompts of each kind, in the whole suite and in the sheet's subset of it.
     PROMPTS = pusa_config.prompt_counts(config)
 except (ValueError, FileNotFoundError) as error:
@@ -42,6 +49,7 @@ PROMPT_SETS = pusa_experiments.prompt_sets(EXPERIMENTS)
 MAIN = pusa_experiments.main_setting(EXPERIMENTS)
 RESULTS = Path(config["results"])
 MODEL = Path(config["model"]["path"])
+BASELINE = Path(config["baseline"]["path"]) if WITH_BASELINE else None
 LORA = config["lora"]
 DATASET = Path(config["dataset"]["path"]) if TRAINED else None
 SUITE = Path(config["suite"]["path"])
@@ -65,6 +73,8 @@ wildcard_constraints:
     setting=r"[a-z0-9_.-]+",
     dimension="[a-z0-9_]+",
     shard=r"\d+",
+    task="[a-z0-9_]+",
+    model="[a-z0-9_]+",
 
 
 def on(gpu, cpu):
@@ -90,6 +100,6 @@ if workflow.is_main_process:
     # deleted later, its manifest goes too, so that the job runs again and makes just that one.
     looks = ("dryrun", "lint", "summary", "detailed_summary", "report", "unlock")
     if not any(getattr(arguments, mode) for mode in looks):
-        for _manifest in RESULTS.glob("samples/*/*/shard*.csv"):
+        for _manifest in RESULTS.glob("samples/*/*/*.csv"):
             if not pusa_suite.is_complete(_manifest):
                 _manifest.unlink()

@@ -1,4 +1,7 @@
 # Where the files of a study lie, and the options that rules give to `pusa`.
+import json
+from dataclasses import replace
+
 from snakemake.settings.types import DeploymentMethod
 
 
@@ -47,6 +50,7 @@ def downloads():
     sections = {
         "model": config["model"]["source"] == "hub",
         "lora": not TRAINED and "repo" in LORA,
+        "baseline": WITH_BASELINE and config["baseline"]["source"] == "hub",
         "dataset": TRAINED and config["dataset"]["source"] == "hub",
         "suite": config["suite"]["source"] == "vbench",
     }
@@ -64,7 +68,12 @@ def setting_of(wildcards):
 
 def setting_options(wildcards):
     setting = setting_of(wildcards)
-    return f"--task {setting.task} --steps {setting.steps}"
+    is_baseline = setting.model == pusa_experiments.WAN_I2V
+    section = config["baseline"] if is_baseline else SAMPLE
+    return (
+        f"--task {setting.task} --steps {setting.steps}"
+        f" --guidance-scale {section['guidance_scale']}"
+    )
 
 
 def trained_file(run, iteration):
@@ -92,6 +101,12 @@ def trained_files(study):
     ]
 
 
+def model_of(wildcards):
+    """The model folder of a setting: Wan-I2V is a whole one of its own."""
+    is_baseline = setting_of(wildcards).model == pusa_experiments.WAN_I2V
+    return BASELINE if is_baseline else MODEL
+
+
 def transformer_of(wildcards):
     """The transformer folder of a setting: the base's own, a trained or a merged one."""
     setting = setting_of(wildcards)
@@ -103,9 +118,15 @@ def transformer_of(wildcards):
 
 
 def adapted_weights(wildcards):
-    """What a setting needs beyond the base model: nothing, or its own transformer."""
-    is_base = setting_of(wildcards).model == pusa_experiments.BASE
-    return [] if is_base else transformer_of(wildcards)
+    """What a setting needs beyond its model: nothing, or a transformer made from it."""
+    is_adapted = setting_of(wildcards).model not in pusa_experiments.AS_THEY_ARE
+    return transformer_of(wildcards) if is_adapted else []
+
+
+def transformer_options(wildcards):
+    """Wan-I2V is sampled as a whole, by diffusers' own pipeline."""
+    is_baseline = setting_of(wildcards).model == pusa_experiments.WAN_I2V
+    return [] if is_baseline else ["--transformer", transformer_of(wildcards)]
 
 
 def effect_seed_options(study):
@@ -158,9 +179,163 @@ def score_files(study):
     return [RESULTS / "scores" / study / f"{name}.csv" for name in SETTINGS[study]]
 
 
+def task_clips():
+    """The folder of the clips that tasks take given frames from; None if there is none."""
+    if "dataset" in config["tasks"]:
+        return Path(config["tasks"]["dataset"])
+    if not TRAINED or config["cache"]["source"] == "released":
+        return None  # there are no clips to decode
+    return DATASET if TRAIN["validation_clips"] else None
+
+
+def count_task_clips():
+    """Clips, and so videos, of each task."""
+    wanted = config["tasks"]["clips"]
+    if "dataset" in config["tasks"]:
+        return wanted
+    return min(wanted, TRAIN["validation_clips"])
+
+
+def task_clip_options():
+    held_out = "dataset" not in config["tasks"]
+    return f"--clips {count_task_clips()}" + (
+        f" --held-out {TRAIN['validation_clips']}" if held_out else ""
+    )
+
+
+def task_videos(task):
+    """The videos of a task, which lie beside their list."""
+    folder = RESULTS / "samples/tasks" / task
+    return [folder / f"{n:04d}.mp4" for n in range(1, count_task_clips() + 1)]
+
+
+def adapted_options():
+    """The main setting's weights: a LoRA that is not merged, or a whole transformer."""
+    file = trained_file(MAIN.run, MAIN.iteration)
+    if MAIN.rank is None:
+        return ["--transformer", file]
+    return ["--lora", file, "--lora-scale", MAIN.alpha]
+
+
+def pipeline_options():
+    """How every video of the main setting is sampled."""
+    return (
+        f"--steps {MAIN.steps} --shift {SAMPLE['shift']}"
+        f" --guidance-scale {SAMPLE['guidance_scale']} --seed {SAMPLE['seed']}"
+        f" --dtype {SAMPLE['dtype']} --device {config['device']}"
+    )
+
+
+def setting_sentence():
+    """How the main setting's videos were made, for the notes under figures."""
+    return (
+        f"This run: {MAIN.label}, guidance {SAMPLE['guidance_scale']:g}; {CLIP['frames']} frames"
+        f" of {CLIP['width']}x{CLIP['height']}; {MODEL}."
+    )
+
+
+def compared_sentence():
+    """How the videos of all compared models were made."""
+    if not WITH_BASELINE:
+        return setting_sentence()
+    label, scale = shown_settings()[1].label, config["baseline"]["guidance_scale"]
+    return f"{setting_sentence()} {label}, guidance {scale:g}."
+
+
+def negative_prompt_options(wildcards, input):
+    file = input.negative_prompt
+    return ["--negative-prompt-file", file] if file else []
+
+
+def first_image_options(wildcards, input):
+    """The first image and prompt of Figure 3, for Figure 4; not known before the suite is there."""
+    Path(input.suite).stat()  # its FileNotFoundError tells Snakemake so
+    one = {"subject": 1, "background": 0, "camera": 0}
+    (first,) = pusa_suite.read_suite(
+        SUITE, height=CLIP["height"], width=CLIP["width"], counts=one
+    )
+    return ["--image", first.image, "--prompt", first.prompt]
+
+
+def shown_settings():
+    """What figures compare: the base, Wan-I2V where the sheet has it, the adapted model."""
+    base = pusa_experiments.base_setting(MAIN)
+    settings = SETTINGS["tables"].values()
+    baseline = [s for s in settings if s.model == pusa_experiments.WAN_I2V]
+    return [base, *baseline[:1], MAIN]
+
+
+def shown_models():
+    return [setting.model for setting in shown_settings()]
+
+
+def shown_weights(wildcards):
+    """What a compared model needs beyond the base model."""
+    if wildcards.model == pusa_experiments.WAN_I2V:
+        return BASELINE / "model_index.json"
+    is_base = wildcards.model == pusa_experiments.BASE
+    return [] if is_base else trained_file(MAIN.run, MAIN.iteration)
+
+
+def shown_name_options(wildcards):
+    labels = {s.model: s.label.split(",")[0] for s in shown_settings()}
+    return ["--label", labels[wildcards.model]]
+
+
+def trained_clips_options(wildcards, input):
+    """How many clips were trained on, of those in the cache; not known before it is there."""
+    if not TRAINED:
+        return ""
+    cached = json.loads(Path(input.cache).read_text())["clips"]
+    return f"--clips {len(cached) - TRAIN['validation_clips']}"
+
+
+def attention_steps():
+    """Four steps from the first to the last: 0, 3, 6 and 9 of 10."""
+    steps = {round(n * (MAIN.steps - 1) / 3) for n in range(4)}
+    return " ".join(f"--step {step}" for step in sorted(steps))
+
+
+def attention_options(wildcards):
+    if wildcards.model == pusa_experiments.WAN_I2V:
+        return ["--baseline", BASELINE]
+    return [] if wildcards.model == pusa_experiments.BASE else adapted_options()
+
+
+def drift_options(wildcards):
+    if wildcards.model == pusa_experiments.WAN_I2V:
+        return ["--other", BASELINE / "transformer"]
+    weights = trained_file(MAIN.run, MAIN.iteration)
+    if MAIN.rank is None:
+        return ["--other", weights]
+    return ["--lora", weights, "--scale", MAIN.alpha]
+
+
+def sample_figures():
+    """The setting whose videos Figures 6 and 13 show; 13 needs a row of text-to-video."""
+    text_to_video = replace(MAIN, task="t2v")
+    figures = {6: MAIN, 13: text_to_video}
+    return {n: s for n, s in figures.items() if s.name in SETTINGS["tables"]}
+
+
+def figure_files():
+    """All figures that the configuration allows, and what they are drawn from."""
+    numbers = [1, 3, 4, 5, *sample_figures(), *(task.figure for task in TASKS.values())]
+    names = [f"figure{n}" for n in sorted(numbers)] + ["scores", "contact_sheet"]
+    names += ["losses"] if TRAINED else []
+    return [
+        expand(RESULTS / "figures/{name}.{kind}", name=names, kind=["png", "pdf"]),
+        RESULTS / "figures/contact_sheet.mp4",
+        TASK_MANIFESTS,
+        expand(rules.measure_attention.output, model=shown_models()),
+        expand(rules.measure_drift.output, model=shown_models()[1:]),
+    ]
+
+
 def gpus_of_stages():
     """GPUs of one job of each rule that uses any, for the costs."""
     stages = ["cache_latents", "cache_prompts", "sample_videos"]
+    stages += ["sample_task", "measure_attention"]
     stages += ["score_videos"] if VBENCH else []
     return (
         {"train_lora": TRAIN["nodes"] * TRAIN["processes"], **dict.fromkeys(stages, 1)}
@@ -172,6 +347,8 @@ def gpus_of_stages():
 def benchmark_files():
     """Of the jobs behind the tables, so that costs are added up after them."""
     jobs = [f"train_lora/{run.name}" for run in lora_logs("tables", "")]
+    if WITH_BASELINE and config["baseline"]["source"] == "tiny":
+        jobs.append("train_tiny_baseline")
     for name in SETTINGS["tables"]:
         jobs += [
             f"sample_videos/tables/{name}/shard{n}"
