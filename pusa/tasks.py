@@ -6,6 +6,7 @@ own places, and makes the others anew.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 #: First and last frame of what is given, and its noise multiplier.
 Given = tuple[int, int, float]
@@ -71,3 +72,16 @@ TASKS = {
 def tasks_for(frames: int) -> dict[str, Task]:
     """The tasks that a clip of ``frames`` frames is long enough for."""
     return {name: task for name, task in TASKS.items() if frames >= task.shortest}
+
+
+def check_clips(tasks: dict) -> None:
+    """Check the folder of clips that a configuration's section ``tasks`` names, if it does.
+
+    Raises:
+        FileNotFoundError: if it is not in a dataset's layout.
+    """
+    if "dataset" in tasks and not (Path(tasks["dataset"]) / "metadata.csv").is_file():
+        raise FileNotFoundError(
+            f"config key tasks.dataset: found no metadata.csv in {tasks['dataset']}, expected a "
+            "folder of clips with one"
+        )

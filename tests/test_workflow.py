@@ -223,6 +223,8 @@ def test_download_target_holds_all_that_needs_a_network():
         ({"clip": {"frames": 32, "height": 64, "width": 64, "text_tokens": 20}}, "4k+1"),
         ({"experiments": "no/such.tsv"}, "experiments sheet no/such.tsv does not exist"),
         ({"model": {"source": "folder", "path": "no/such"}}, "model folder no/such does not exist"),
+        ({"tasks": {"dataset": "no/such"}}, "tasks.dataset: found no metadata.csv in no/such"),
+        ({"tasks": {"clips": 0}}, "config key tasks.clips: found 0, expected at least 1"),
     ],
 )
 def test_bad_config_stops_before_any_job(tmp_path, change, message):

@@ -118,8 +118,8 @@ def plot_drift(
 ) -> None:
     """Figure 5: relative change of the parameters against the base, a row for each model.
 
-    From the left: mean by kind of module, the 20 largest, mean by block. The outer panels have
-    logarithmic scales that all models share; the middle one of a row has its own.
+    From the left: mean by kind of module, the 20 largest, mean by block, on logarithmic scales that
+    all models share.
 
     Args:
         files: columns ``parameter, module, block, relative_change`` each; parameters without a
@@ -141,8 +141,8 @@ def plot_drift(
     figure = new_figure(
         0.8 + 2.9 * len(files),
         "Figure 5: Relative change of parameters against the base",
-        "||W' - W|| / ||W|| of each parameter. The left and right panels have the same logarithmic "
-        f"scales in every row; the middle ones have their own. {note}".strip(),
+        "||W' - W|| / ||W|| of each parameter, on the same logarithmic scales in every row. "
+        f"{note}".strip(),
     )
     grid = figure.subplots(len(files), 3, squeeze=False, width_ratios=[1, 1.15, 1])
     for line, table, name in zip(grid, tables, names, strict=True):
@@ -152,7 +152,7 @@ def plot_drift(
         line[1].barh([short_name(p) for p in largest["parameter"]], largest["relative_change"])
         line[1].tick_params("y", length=0)
         line[1].margins(y=0.01)
-        line[1].locator_params("x", nbins=4)
+        line[1].set_xscale("log")
         by_block = table.groupby("block")["relative_change"].mean()
         line[2].plot(by_block.index.astype(int), by_block, marker="o", ms=2.5)
         line[2].set(xlabel="block", yscale="log")
@@ -162,7 +162,8 @@ def plot_drift(
     titles = ("mean by kind of module", f"the {LARGEST} largest", "mean by block")
     for axis, title in zip(grid[0], titles, strict=True):
         axis.set_title(title)
-    _share_scale(grid[:, 0], "x")
+    _share_scale(grid[:, 0], "x", room=10)
+    _share_scale(grid[:, 1], "x")
     _share_scale(grid[:, 2], "y")
     figure.get_layout_engine().set(wspace=0.04, hspace=0.04)
     save(figure, out)
@@ -257,12 +258,12 @@ def _draw_modules(axis, means: pd.Series) -> None:
         )
 
 
-def _share_scale(axes: Sequence, side: str) -> None:
-    """Give logarithmic axes the same limits and plain numbers; bars get room for theirs."""
+def _share_scale(axes: Sequence, side: str, *, room: float = 1) -> None:
+    """Give logarithmic axes the same limits, with room for the bars' numbers, and plain ticks."""
     limits = np.log10([getattr(axis, f"get_{side}lim")() for axis in axes])
     low, high = 10 ** np.floor(limits.min()), 10 ** np.ceil(limits.max())
     for axis in axes:
-        getattr(axis, f"set_{side}lim")(low, high * (10 if side == "x" else 1))
+        getattr(axis, f"set_{side}lim")(low, high * room)
         scale = getattr(axis, f"{side}axis")
         scale.set_major_formatter("{x:g}")
         scale.set_minor_formatter("")
