@@ -7,7 +7,7 @@ import torch
 from diffusers import WanImageToVideoPipeline
 from PIL import Image
 
-from pusa.clip import ClipSize, count_latent_frames
+from pusa.clip import ClipSize
 from pusa.model_folder import check_baseline_folder
 
 
@@ -34,17 +34,6 @@ def load_baseline(
     return pipeline.to(device)
 
 
-def latent_shape(pipeline: WanImageToVideoPipeline, size: ClipSize) -> tuple[int, int, int, int]:
-    """``(channels, frames, height, width)`` of a clip's latents, and so of its noise."""
-    scale = pipeline.vae_scale_factor_spatial
-    return (
-        pipeline.vae.config.z_dim,
-        count_latent_frames(size.frames),
-        size.height // scale,
-        size.width // scale,
-    )
-
-
 def continue_image(
     pipeline: WanImageToVideoPipeline,
     image: np.ndarray,
@@ -60,7 +49,7 @@ def continue_image(
 
     Args:
         image: ``uint8`` (height, width, 3), of the video's size.
-        noise: N(0, I) in the shape of `latent_shape`.
+        noise: N(0, I) in the shape of `pusa.models.latent_shape`.
         prompt_embeds: ``(text_tokens, dim)``.
         negative_embeds: likewise; unused with a guidance scale of 1.
 

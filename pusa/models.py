@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
 
+from pusa.clip import ClipSize, count_latent_frames
 from pusa.model_folder import require_files, weight_files
 from pusa.transformer import VTAWanTransformer3DModel
 
@@ -32,6 +33,13 @@ def load_vae(model: str | Path, dtype: torch.dtype = torch.float32) -> Autoencod
     """Load ``vae/`` of a model folder."""
     require_files(model, ["vae/config.json"])
     return AutoencoderKLWan.from_pretrained(model, subfolder="vae", torch_dtype=dtype).eval()
+
+
+def latent_shape(vae: AutoencoderKLWan, size: ClipSize) -> tuple[int, int, int, int]:
+    """``(channels, frames, height, width)`` of a clip's latents, and so of its noise."""
+    scale = vae.config.scale_factor_spatial
+    frames = count_latent_frames(size.frames)
+    return vae.config.z_dim, frames, size.height // scale, size.width // scale
 
 
 def normalise_latents(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:

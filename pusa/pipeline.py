@@ -24,7 +24,7 @@ from pusa.flow import sigma_grid
 from pusa.lora import digest_lora, fingerprint, fit_lora, lora_info, read_merged
 from pusa.lora_formats import open_lora
 from pusa.model_folder import digest_files, require_files, weight_files
-from pusa.models import decode_latents, load_transformer, load_vae, pixels_to_frames
+from pusa.models import decode_latents, latent_shape, load_transformer, load_vae, pixels_to_frames
 from pusa.sampler import LowNoiseExpert, model_velocity, noise_for, sample_latents
 from pusa.text import check_prompts, count_text_tokens, encode_prompts, load_text_encoder
 from pusa.transformer import VTAWanTransformer3DModel
@@ -109,13 +109,7 @@ class PusaPipeline(WanPipeline):
 
         device = self._execution_device
         embeds = self._embed([*prompts, negative_prompt])
-        spatial = self.vae.config.scale_factor_spatial
-        frames, rows, columns = (
-            count_latent_frames(size.frames),
-            size.height // spatial,
-            size.width // spatial,
-        )
-        shape = (self.vae.config.z_dim, frames, rows, columns)
+        shape = latent_shape(self.vae, size)
         condition, multipliers = encode_conditions(self.vae, conditions, shape, device=device)
         noise = torch.stack([noise_for(seed, p, sample, shape) for p in prompts])
         with self.progress_bar(total=steps) as progress:
@@ -337,7 +331,8 @@ def check_size(size: ClipSize, *, vae: Mapping[str, Any], transformer: Mapping[s
         ValueError: that names the nearest sizes, or if the frames are not 4k+1.
     """
     count_latent_frames(size.frames)
-    factors = [vae["scale_factor_spatial"] * patch for patch in transformer["patch_size"][1:]]
+    scale = vae.get("scale_factor_spatial", 8)  # Wan2.1's config is older than the key
+    factors = [scale * patch for patch in transformer["patch_size"][1:]]
     for name, pixels, factor in zip(
         ("height", "width"), (size.height, size.width), factors, strict=True
     ):

@@ -12,9 +12,10 @@ import torch
 from diffusers import AutoencoderKLWan, WanImageToVideoPipeline
 from tqdm import tqdm
 
-from pusa.baseline import continue_image, latent_shape, load_baseline
+from pusa.baseline import continue_image, load_baseline
 from pusa.cache import PromptCache
-from pusa.clip import ClipSize, count_latent_frames
+from pusa.clip import ClipSize
+from pusa.conditioning import Condition, encode_conditions
 from pusa.device import describe_device
 from pusa.flow import sigma_grid
 from pusa.image import load_image
@@ -22,8 +23,7 @@ from pusa.lora import fingerprint, read_merged
 from pusa.model_folder import check_baseline_folder, digest_files
 from pusa.models import (
     decode_latents,
-    encode_pixels,
-    frames_to_pixels,
+    latent_shape,
     load_transformer,
     load_vae,
     pixels_to_frames,
@@ -141,18 +141,10 @@ def _sample_frames(
     settings: SampleSettings,
     batch: Batch,
 ) -> np.ndarray:
-    size = settings.size
-    frames = count_latent_frames(size.frames)
-    images = torch.cat([frames_to_pixels(_read_image(p, size)[None, None]) for p, _ in batch])
-    # (batch, channels, 1, rows, columns)
-    first = encode_pixels(vae, images.to(vae.device, vae.dtype))
-    shape = (first.shape[1], frames, *first.shape[3:])
+    shape = latent_shape(vae, settings.size)
+    encoded = [encode_conditions(vae, _conditions(p, settings), shape) for p, _ in batch]
+    condition, multipliers = torch.cat([latents for latents, _ in encoded]), encoded[0][1]
     noise = torch.stack([noise_for(settings.seed, p.prompt, s, shape) for p, s in batch])
-    condition = torch.zeros_like(noise)
-    multipliers = torch.ones(frames)
-    if settings.task == "i2v":
-        condition[:, :, :1] = first.cpu()
-        multipliers[0] = 0
     negative = embeds[embeds.negative_prompt]
     latents = sample_latents(
         velocity,
@@ -170,7 +162,7 @@ def _sample_frames(
 def _sample_baseline(
     pipeline: WanImageToVideoPipeline, embeds: PromptCache, settings: SampleSettings, batch: Batch
 ) -> np.ndarray:
-    shape = latent_shape(pipeline, settings.size)
+    shape = latent_shape(pipeline.vae, settings.size)
     return np.stack(
         [
             continue_image(
@@ -186,6 +178,13 @@ def _sample_baseline(
             for prompt, sample in batch
         ]
     )
+
+
+def _conditions(prompt: SuitePrompt, settings: SampleSettings) -> list[Condition]:
+    if settings.task == "t2v":
+        return []
+    image = _read_image(prompt, settings.size)
+    return [Condition(image[None], latent_frames=(0,), multipliers=(0.0,))]
 
 
 def _read_image(prompt: SuitePrompt, size: ClipSize) -> np.ndarray:

@@ -5,8 +5,9 @@ from diffusers import WanImageToVideoPipeline, WanTransformer3DModel
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
-from pusa.baseline import continue_image, latent_shape, load_baseline
+from pusa.baseline import continue_image, load_baseline
 from pusa.cache import PromptCache
+from pusa.models import latent_shape
 
 STEPS = 2
 
@@ -23,7 +24,7 @@ def make(size, prompts, prompt_cache, image):
     embeds = PromptCache(prompt_cache)
 
     def call(pipeline, image=image, guidance_scale=5.0):
-        noise = torch.randn(latent_shape(pipeline, size), generator=torch.manual_seed(0))
+        noise = torch.randn(latent_shape(pipeline.vae, size), generator=torch.manual_seed(0))
         return continue_image(
             pipeline,
             image,
@@ -39,7 +40,7 @@ def make(size, prompts, prompt_cache, image):
 
 
 def test_latent_shape(baseline, size):
-    assert latent_shape(load_baseline(baseline), size) == (16, 3, 8, 8)
+    assert latent_shape(load_baseline(baseline).vae, size) == (16, 3, 8, 8)
 
 
 def test_text_encoder_is_not_loaded(baseline):

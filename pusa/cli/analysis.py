@@ -84,7 +84,8 @@ def attention(
     negative = negative_prompt_file.read_text().strip() if negative_prompt_file else ""
     settings = {"size": size, "steps": steps, "guidance_scale": guidance_scale}
     if baseline:
-        from pusa.baseline import continue_image, latent_shape, load_baseline
+        from pusa.baseline import continue_image, load_baseline
+        from pusa.models import latent_shape
         from pusa.sampler import noise_for
         from pusa.text import check_prompts, count_text_tokens, encode_prompts, load_text_encoder
 
@@ -98,7 +99,7 @@ def attention(
             continue_image,
             pipeline,
             conditions[0].pixels[0],
-            noise_for(seed, prompt, 0, latent_shape(pipeline, size)),
+            noise_for(seed, prompt, 0, latent_shape(pipeline.vae, size)),
             prompt_embeds=embeds[0],
             negative_embeds=embeds[1],
             **settings,
