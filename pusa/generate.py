@@ -5,6 +5,7 @@ the last frames of what is there, as the paper extends a clip (Figures 11 and 12
 """
 
 import json
+import math
 import re
 import warnings
 from collections.abc import Iterable, Mapping
@@ -48,8 +49,12 @@ class GenerateSettings:
         count_latent_frames(self.size.frames)
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, found {self.steps}")
-        if self.shift <= 0:
-            raise ValueError(f"shift must be more than 0, found {self.shift}")
+        if not 0 < self.shift < math.inf:
+            raise ValueError(f"shift must be a number above 0, found {self.shift}")
+        for name in ("guidance_scale", "guidance_scale_2"):
+            scale = getattr(self, name)
+            if scale is not None and not 1 <= scale < math.inf:
+                raise ValueError(f"{name} must be a number from 1, found {scale}")
         if self.length is None:
             return
         if self.length < self.size.frames:
@@ -128,7 +133,10 @@ def generate_videos(
     """
     requests = list(requests)
     check_prompts(
-        pipeline.tokenizer, [r.prompt for r in requests], count_text_tokens(pipeline.tokenizer)
+        pipeline.tokenizer,
+        [request.prompt for request in requests],
+        count_text_tokens(pipeline.tokenizer),
+        negative_prompt=settings.negative_prompt,
     )
     videos = plan_videos(
         requests,

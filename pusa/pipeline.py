@@ -38,6 +38,8 @@ PARTS = (
     "tokenizer/tokenizer_config.json",
     "vae/config.json",
 )
+#: What `from_pretrained` is told of where files come from.
+LOADING = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 
 
 class PusaPipeline(WanPipeline):
@@ -50,11 +52,15 @@ class PusaPipeline(WanPipeline):
     @classmethod
     def from_pretrained(cls, model: str | Path, **kwargs) -> "PusaPipeline":
         """Load a text-to-video model as `WanPipeline` does, its transformers with VTA."""
-        index = cls.load_config(model)
+        loading = {key: kwargs[key] for key in LOADING if key in kwargs}
+        index = cls.load_config(model, **loading)
         for part in ("transformer", "transformer_2"):
-            if part not in kwargs and index.get(part, [None])[0]:
+            if part not in kwargs and index.get(part, (None, None))[0]:
+                dtype = kwargs.get("torch_dtype")
+                if isinstance(dtype, dict):
+                    dtype = dtype.get(part, dtype.get("default"))
                 kwargs[part] = VTAWanTransformer3DModel.from_pretrained(
-                    model, subfolder=part, torch_dtype=kwargs.get("torch_dtype")
+                    model, subfolder=part, torch_dtype=dtype, **loading
                 )
         return super().from_pretrained(model, **kwargs)
 
@@ -100,7 +106,8 @@ class PusaPipeline(WanPipeline):
             FloatingPointError: if the model's output is not finite.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        check_prompts(self.tokenizer, prompts, count_text_tokens(self.tokenizer))
+        length = count_text_tokens(self.tokenizer)
+        check_prompts(self.tokenizer, prompts, length, negative_prompt=negative_prompt)
         check_size(size, vae=self.vae.config, transformer=self.transformer.config)
         check_conditions(conditions, size)
         low_noise = self._low_noise_expert(
@@ -108,7 +115,11 @@ class PusaPipeline(WanPipeline):
         )
 
         device = self._execution_device
-        embeds = self._embed([*prompts, negative_prompt])
+        guided = guidance_scale != 1 or (low_noise is not None and low_noise.guidance_scale != 1)
+        embeds = self._embed([*prompts, negative_prompt] if guided else prompts)
+        negative = None
+        if guided:
+            negative = embeds[negative_prompt].to(device).expand(len(prompts), -1, -1)
         shape = latent_shape(self.vae, size)
         condition, multipliers = encode_conditions(self.vae, conditions, shape, device=device)
         noise = torch.stack([noise_for(seed, p, sample, shape) for p in prompts])
@@ -126,7 +137,7 @@ class PusaPipeline(WanPipeline):
                 multipliers=multipliers,
                 condition=condition.to(device).expand_as(noise),
                 prompt_embeds=torch.stack([embeds[p] for p in prompts]).to(device),
-                negative_embeds=embeds[negative_prompt].to(device).expand(len(prompts), -1, -1),
+                negative_embeds=negative,
                 guidance_scale=guidance_scale,
                 low_noise=low_noise,
                 on_step=after_step,
@@ -237,7 +248,8 @@ def add_loras(transformer: VTAWanTransformer3DModel, loras: Loras) -> None:
             )
         # diffusers only warns of tensors that it has no place for.
         adapters = [n for n, _ in transformer.named_parameters() if n.endswith(f".{name}.weight")]
-        assert len(adapters) == len(tensors), f"{file}: {len(adapters)} of {len(tensors)} loaded"
+        if len(adapters) != len(tensors):
+            raise ValueError(f"{file}: {len(adapters)} of its {len(tensors)} tensors found a place")
         names.append(name)
     if names:
         transformer.set_adapters(names, [scale for _, scale in loras])

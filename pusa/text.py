@@ -30,11 +30,11 @@ def count_text_tokens(tokenizer) -> int:
     return min(tokenizer.model_max_length, TEXT_TOKENS)
 
 
-def check_prompts(tokenizer, prompts: list[str], length: int) -> None:
+def check_prompts(tokenizer, prompts: list[str], length: int, *, negative_prompt: str = "") -> None:
     """Check prompts by the tokenizer alone, which takes no time.
 
     Raises:
-        ValueError: if a prompt is empty or has more than ``length`` tokens.
+        ValueError: if a prompt is empty, or one has more than ``length`` tokens.
     """
     if not prompts:
         raise ValueError("no prompt is given, expected at least one")
@@ -42,6 +42,7 @@ def check_prompts(tokenizer, prompts: list[str], length: int) -> None:
         if not prompt_clean(prompt):
             raise ValueError(f"prompt {number} of {len(prompts)} is empty, expected some words")
     _tokenize(tokenizer, prompts, length)
+    _tokenize(tokenizer, [negative_prompt], length, "negative prompt")
 
 
 @torch.no_grad()
@@ -60,11 +61,11 @@ def encode_prompts(tokenizer, encoder, prompts: list[str], length: int) -> torch
     return padded
 
 
-def _tokenize(tokenizer, prompts: list[str], length: int):
+def _tokenize(tokenizer, prompts: list[str], length: int, name: str = "prompt"):
     cleaned = [prompt_clean(prompt) for prompt in prompts]
     tokens = tokenizer(cleaned, padding=True, add_special_tokens=True, return_tensors="pt")
     counts = tokens.attention_mask.sum(1)
     for prompt, count in zip(prompts, counts.tolist(), strict=True):
         if count > length:
-            raise ValueError(f"prompt has {count} tokens, at most {length} fit: {prompt[:80]!r}")
+            raise ValueError(f"{name} has {count} tokens, at most {length} fit: {prompt[:80]!r}")
     return tokens

@@ -75,7 +75,7 @@ def generate(
     dtype: Annotated[Precision, typer.Option()] = "bfloat16",
     device: Device = None,
     vae_tiling: Annotated[
-        bool, typer.Option("--vae-tiling", help="Decode in tiles, to save memory.")
+        bool, typer.Option("--vae-tiling", help="Encode and decode in tiles, to save memory.")
     ] = False,
     offload: Annotated[
         Literal["none", "model", "sequential", "group"],
@@ -178,10 +178,14 @@ def generate(
         transformer=read_config(transformer or model / "transformer"),
     )
     tokenizer = load_tokenizer(model)
-    check_prompts(tokenizer, wanted, count_text_tokens(tokenizer))
+    check_prompts(tokenizer, wanted, count_text_tokens(tokenizer), negative_prompt=negative_prompt)
     planned = plan_videos(requests, settings, folder, origin=origin, **outputs)
+    finished = all(video.complete for video in planned)
+    sheet = folder / ("contact_sheet.png" if out == folder else f"{out.stem}_contact_sheet.png")
+    if contact_sheet and sheet.exists() and not (finished or overwrite):
+        raise FileExistsError(f"{sheet} exists already, expected --overwrite")
 
-    if not all(video.complete for video in planned):
+    if not finished:
         if context_parallel:
             device = join_processes(device)
         pipeline = load_pipeline(model, **weights, device=device if offload == "none" else "cpu")
@@ -203,8 +207,6 @@ def generate(
     if contact_sheet:
         from pusa.figures.strips import plot_strips
 
-        name = "contact_sheet" if out == folder else f"{out.stem}_contact_sheet"
-        sheet = folder / f"{name}.png"
         note = f"{origin['model']}, {steps} steps, seed {seed}"
         plot_strips(made, sheet, title="Contact sheet", note=note)
         made.append(sheet)
