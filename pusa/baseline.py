@@ -21,7 +21,7 @@ def load_baseline(
 
     Raises:
         FileNotFoundError: if the folder is missing or incomplete.
-        ValueError: if it is of another pipeline, such as text-to-video.
+        ValueError: if it is of another pipeline, such as text-to-video, or has a second expert.
     """
     check_baseline_folder(folder)
     pipeline = WanImageToVideoPipeline.from_pretrained(

@@ -51,7 +51,10 @@ class Placement:
     multipliers: tuple[float, ...]  # one for all, or one per latent frame
 
     def __str__(self) -> str:
-        return f"{self.file}@{_name_span(self.first, self.last)}"
+        source = f"#{self.source}" if self.source != 1 else ""
+        multipliers = ",".join(f"{m:g}" for m in self.multipliers)
+        kept = f":{multipliers}" if any(self.multipliers) else ""
+        return f"{self.file}{source}@{_name_span(self.first, self.last)}{kept}"
 
     @property
     def latent_frames(self) -> range:
@@ -92,14 +95,14 @@ def parse_placement(text: str) -> Placement:
     Raises:
         ValueError: if it is not written so.
     """
-    parts = re.fullmatch(r"(.+)@(\d+)(?:-(\d+))?(?::([^@:]+))?", text)
+    parts = re.fullmatch(r"(.+)@([0-9]+)(?:-([0-9]+))?(?::([^@:]+))?", text)
     if not parts:
         raise ValueError(
             f"condition {text!r}: expected FILE[#FROM]@FIRST[-LAST][:MULTIPLIER[,MULTIPLIER…]], "
             "such as clip.mp4#-13@1-13:0.3"
         )
     file, first, last, multipliers = parts.groups()
-    file, source = re.fullmatch(r"(.+?)(?:#(-?\d+))?", file).groups()
+    file, source = re.fullmatch(r"(.+?)(?:#(-?[0-9]+))?", file).groups()
     try:
         values = tuple(float(m) for m in (multipliers or "0").split(","))
     except ValueError:
@@ -130,7 +133,8 @@ def check_placements(placements: Iterable[Placement], size: ClipSize) -> None:
         first, last = placement.first, placement.last
         if not 1 <= first <= last <= size.frames:
             raise ValueError(
-                f"{placement}: expected frames that rise, from 1 to the video's {size.frames}"
+                f"{placement}: expected frames that rise, from 1 to the {size.frames} of the "
+                "video, or of a longer one's first window"
             )
         if placement.source == 0:
             raise ValueError(
@@ -315,12 +319,15 @@ def _read_pixels(placement: Placement, size: ClipSize) -> np.ndarray:
     file, shape = placement.file, {"height": size.height, "width": size.width}
     count = placement.last - placement.first + 1
     if not file.exists():
-        raise FileNotFoundError(f"{file} does not exist; expected an image or a video")
+        hint = ", and a whole number behind #" if "#" in file.name else ""
+        raise FileNotFoundError(f"{file} does not exist; expected an image or a video{hint}")
     if not file.is_file():
         raise ValueError(f"{file} is no file; expected an image or a video")
     if is_image(file):
         if count > 1 or placement.source not in (1, -1):
-            raise ValueError(f"{placement}: an image is one frame, expected a video")
+            raise ValueError(
+                f"{placement}: an image is one frame, expected {file}@{placement.first} or a clip"
+            )
         return load_image(file, **shape)[None]
     footage = scan_video(file)
     found = len(footage.times)

@@ -8,6 +8,7 @@ Convention, used in the whole library. ``x0`` is data, ``x1`` is noise from N(0,
 timestep 998.39 into 1000. Equation numbers are those of the paper, arXiv 2507.16116.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -28,9 +29,14 @@ def sigma_grid(steps: int, shift: float = 5.0) -> torch.Tensor:
 
     ``u = linspace(1, 0, steps + 1)``, shifted (the authors' code; the paper says only that
     ``sigma_1 > ... > sigma_S`` approach 0). The last step lands on data exactly.
+
+    Raises:
+        ValueError: if there is no step, or ``shift`` is not a finite number above 0.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, found {steps}")
+    if not 0 < shift < math.inf:
+        raise ValueError(f"shift must be a number above 0, found {shift}")
     return shift_sigma(torch.linspace(1, 0, steps + 1, dtype=torch.float32), shift)
 
 

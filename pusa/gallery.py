@@ -137,26 +137,37 @@ def write_gallery(title: str, samples: list[Sample], out: str | Path) -> None:
 def write_video_page(title: str, samples: list[Sample], out: str | Path) -> None:
     """Write one page that holds small copies of its videos: of as many prompts as it may have.
 
+    Only prompts that the most settings have are shown, so that videos can be compared, and of each
+    the first sample. Where not even one prompt's videos fit, as many of them as do are shown.
+
     Args:
         samples: from `find_samples`.
-
-    Raises:
-        ValueError: if not even the videos of one prompt fit.
     """
-    prompts = list(dict.fromkeys(sample.prompt for sample in samples))
+    samples = [s for s in samples if s.sample in (None, 0)]
+    settings: dict[str, set[str]] = {}
+    for sample in samples:
+        settings.setdefault(sample.prompt, set()).add(sample.setting)
+    most = max(map(len, settings.values()))
+    prompts = [prompt for prompt, names in settings.items() if len(names) == most]
     chosen = _spread(prompts, REPORT_PROMPTS)
     copies = {s.file: _small_copy(s.file) for s in samples if s.prompt in chosen}
+
+    def render(shown: list[Sample], note: str) -> bytes:
+        return _render(title, shown, [copies[s.file] for s in shown], note).encode()
+
     for count in range(len(chosen), 0, -1):
         shown = [s for s in samples if s.prompt in _spread(chosen, count)]
-        note = f"Small copies of the videos of {count} of {len(prompts)} prompts."
-        page = _render(title, shown, [copies[s.file] for s in shown], note).encode()
+        of_settings = f" that {most} settings share" if most > 1 else ""
+        note = f"Small copies of the videos of {count} of {len(prompts)} prompts{of_settings}."
+        page = render(shown, note)
         if len(page) <= REPORT_BYTES:
-            Path(out).write_bytes(page)
-            return
-    raise ValueError(
-        f"{out}: {len(shown)} videos of one prompt take {len(page):,} bytes, expected at most "
-        f"{REPORT_BYTES:,}, which is what browsers show in a report; name fewer folders"
-    )
+            break
+    found = len(shown)
+    while len(page) > REPORT_BYTES and shown:
+        shown = shown[:-1]
+        note = f"Small copies of {len(shown)} of the {found} videos of one prompt: no more fit."
+        page = render(shown, note)
+    Path(out).write_bytes(page)
 
 
 def _spread(prompts: list[str], count: int) -> list[str]:

@@ -55,6 +55,10 @@ class GenerateSettings:
             scale = getattr(self, name)
             if scale is not None and not 1 <= scale < math.inf:
                 raise ValueError(f"{name} must be a number from 1, found {scale}")
+        try:
+            count_latent_frames(self.overlap)
+        except ValueError as error:
+            raise ValueError(f"overlap: {error}") from None
         if self.length is None:
             return
         if self.length < self.size.frames:
@@ -62,10 +66,6 @@ class GenerateSettings:
                 f"length is {self.length} frames, expected at least those of one window, "
                 f"{self.size.frames}"
             )
-        try:
-            count_latent_frames(self.overlap)
-        except ValueError as error:
-            raise ValueError(f"overlap: {error}") from None
         if self.overlap >= self.size.frames:
             raise ValueError(
                 f"overlap is {self.overlap} frames, expected fewer than a window's "
@@ -120,6 +120,7 @@ def generate_videos(
     In a context-parallel run all processes take part, and the first one writes.
 
     Args:
+        overwrite: replace videos that were made otherwise; their GIFs and frames are removed.
         gif: write ``<name>.gif`` beside it.
         png: write its frames into the folder ``<name>``.
 
@@ -166,6 +167,9 @@ def generate_videos(
                 continue
             frames = make_video(pipeline, video.request, settings, video.sample)
             if writes:
+                # They are copies of the video that is replaced.
+                for copy in _copies_beside(video.path):
+                    copy.unlink()
                 write_video(video.path, frames, video.record | {"made_with": made_with})
                 _write_copies(video, frames)
             progress.update()
@@ -253,6 +257,8 @@ def plan_videos(
                 "png": path.with_suffix("") if png else None,
             }
             finished = _is_finished(path, record, overwrite=overwrite)
+            if overwrite and not finished:
+                _check_given_are_kept(request.placements, [path, *_copies_beside(path)])
             for copy in copies.values():
                 if copy and copy.exists() and not (finished or overwrite):
                     raise FileExistsError(f"{copy} exists already, expected --overwrite")
@@ -303,6 +309,19 @@ def _is_finished(path: Path, record: dict[str, Any], *, overwrite: bool) -> bool
         f"{path} exists already, made with other settings ({', '.join(differing)}); expected "
         "another name or folder, or --overwrite"
     )
+
+
+def _copies_beside(path: Path) -> list[Path]:
+    """The GIF and the frames that are there of a video."""
+    gif = path.with_suffix(".gif")
+    return [*([gif] if gif.is_file() else []), *path.with_suffix("").glob("frame_*.png")]
+
+
+def _check_given_are_kept(placements: tuple[Placement, ...], replaced: list[Path]) -> None:
+    given = {placement.file.resolve() for placement in placements}
+    for file in replaced:
+        if file.resolve() in given:
+            raise ValueError(f"{file} is given and would be replaced, expected another --out")
 
 
 def _write_copies(video: PlannedVideo, frames: np.ndarray) -> None:

@@ -8,8 +8,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 #: Pixels of a side. Less holds no content, more is likely a mistake, or an attack.
 SMALLEST_SIDE, LARGEST_SIDE = 16, 16_384
-#: Formats whose files may be short films.
-ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
 
 
 def load_image(path: str | Path, *, height: int, width: int) -> np.ndarray:
@@ -47,7 +45,7 @@ def open_image(path: str | Path) -> Image.Image:
         raise FileNotFoundError(f"image {path} does not exist")
     try:
         with Image.open(path) as image:
-            _check_sides(path, image)
+            check_sides(path, *image.size)
             return _convert_to_rgb(path, ImageOps.exif_transpose(image))
     except Image.DecompressionBombError:
         raise ValueError(
@@ -58,10 +56,13 @@ def open_image(path: str | Path) -> Image.Image:
 
 
 def is_image(path: str | Path) -> bool:
-    """Whether a file is a still image; a damaged one is known by its name, a GIF may be a film."""
+    """Whether a file is a still image; a damaged one is known by its name.
+
+    A GIF may be a film. Of other files with several pages the first is a still image.
+    """
     try:
         with Image.open(path) as image:
-            film = image.format == "MPEG" or (image.format in ANIMATED and image.is_animated)
+            film = image.format == "MPEG" or (image.format == "GIF" and image.is_animated)
             return not film
     except Image.DecompressionBombError:
         return True
@@ -70,11 +71,16 @@ def is_image(path: str | Path) -> bool:
         return bool(kind) and kind.startswith("image/")
 
 
-def _check_sides(path: Path, image: Image.Image) -> None:
-    if min(image.size) < SMALLEST_SIDE or max(image.size) > LARGEST_SIDE:
+def check_sides(path: str | Path, width: int, height: int) -> None:
+    """Check the size of an image's or a video's pictures.
+
+    Raises:
+        ValueError: if a side has fewer than 16 or more than 16,384 pixels.
+    """
+    if min(width, height) < SMALLEST_SIDE or max(width, height) > LARGEST_SIDE:
         raise ValueError(
-            f"{path} has {image.width}x{image.height} pixels, expected {SMALLEST_SIDE} to "
-            f"{LARGEST_SIDE:,} on each side"
+            f"{path} has {width}x{height} pixels, expected {SMALLEST_SIDE} to {LARGEST_SIDE:,} "
+            "on each side"
         )
 
 

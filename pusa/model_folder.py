@@ -46,7 +46,7 @@ def check_baseline_folder(folder: str | Path) -> None:
 
     Raises:
         FileNotFoundError: that names the folder and what it lacks.
-        ValueError: if the model is of another pipeline.
+        ValueError: if the model is of another pipeline, or has a second expert.
     """
     require_files(folder, ["model_index.json"], IMAGE_TO_VIDEO)
     index = json.loads((Path(folder) / "model_index.json").read_text())
@@ -54,6 +54,10 @@ def check_baseline_folder(folder: str | Path) -> None:
         raise ValueError(
             f"model folder {folder} is of a {index.get('_class_name')}, expected a "
             "WanImageToVideoPipeline"
+        )
+    if index.get("transformer_2", [None])[0]:
+        raise ValueError(
+            f"model folder {folder} has two experts, as Wan2.2-I2V, expected one as Wan2.1-I2V"
         )
     image_encoder = ["image_encoder/config.json"] if index.get("image_encoder", [None])[0] else []
     parts = ["transformer/config.json", "vae/config.json", "scheduler/scheduler_config.json"]

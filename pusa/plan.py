@@ -19,6 +19,7 @@ from pusa.experiments import (
     prompt_sets,
     unique_settings,
 )
+from pusa.tasks import count_clips, tasks_for
 
 #: Forward passes' worth of operations in a training step of a frozen base with a LoRA: forward,
 #: and the gradients of activations, which cost about two forwards where attention prevails.
@@ -118,6 +119,11 @@ def describe_plan(config: dict, experiments: pd.DataFrame, prompts: dict[str, di
     ]
     if asks_for_baseline(experiments) and config["baseline"]["source"] == "tiny":
         lines.append(f"a tiny Wan-I2V, trained for {config['baseline']['steps']} steps")
+    task_videos = len(tasks_for(config["clip"]["frames"])) * count_clips(config)
+    compared = 2 + asks_for_baseline(experiments)  # with the base and the adapted model
+    lines.append(
+        f"{task_videos} videos of tasks, attention of {compared} models (not in what follows)"
+    )
     shape = find_shape(config["model"])
     if shape is None:
         lines.append("GPU-hours and disk: not estimated, as the model is not known before it is")

@@ -1,35 +1,43 @@
 """Videos of one of the paper's zero-shot tasks, on clips of a dataset, resumable."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from pusa.cache import LatentCache
 from pusa.conditioning import Placement
-from pusa.dataset import Clip, read_metadata
+from pusa.dataset import Clip
 from pusa.device import describe_device
 from pusa.generate import GenerateSettings, Request, generate_videos
 from pusa.pipeline import PusaPipeline
 from pusa.tasks import TASKS
 
 
-def choose_clips(dataset: str | Path, count: int, *, held_out: int | None = None) -> list[Clip]:
-    """Clips to take given frames and captions from, spread evenly over a dataset.
+def held_out_clips(dataset: str | Path, cache: str | Path, count: int) -> list[Clip]:
+    """The last ``count`` clips of a dataset's cache, which training left out.
 
-    Args:
-        held_out: choose among the last so many, which training left out; among all if None.
+    The cache tells them, and not the dataset, as it lacks the clips that cannot be used.
 
     Raises:
-        FileNotFoundError: as `pusa.dataset.read_metadata`.
-        ValueError: as `pusa.dataset.read_metadata`, or if there are too few clips.
+        FileNotFoundError: if the cache is missing.
+        ValueError: if it cannot be read, or has fewer clips.
     """
-    clips = read_metadata(dataset)
-    available = len(clips) if held_out is None else held_out
-    if available > len(clips):
-        raise ValueError(f"{dataset} has {len(clips)} clips, expected the {available} held out")
-    if count > available:
-        raise ValueError(f"{dataset} has {available} clips to choose from, expected {count}")
-    clips = clips[len(clips) - available :]
-    return [clips[n * available // count] for n in range(count)]
+    clips = LatentCache(cache).clips
+    if count > len(clips):
+        raise ValueError(f"cache {cache} has {len(clips)} clips, expected the {count} held out")
+    return [Clip(Path(dataset) / c["file"], c["caption"]) for c in clips[len(clips) - count :]]
+
+
+def choose_clips(clips: Sequence[Clip], count: int) -> list[Clip]:
+    """``count`` clips to take given frames and captions from, spread evenly.
+
+    Raises:
+        ValueError: if there are too few.
+    """
+    if count > len(clips):
+        raise ValueError(f"{len(clips)} clips to choose from, expected at least {count}")
+    return [clips[n * len(clips) // count] for n in range(count)]
 
 
 def task_requests(task: str, clips: list[Clip], frames: int) -> list[Request]:

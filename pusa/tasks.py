@@ -74,14 +74,43 @@ def tasks_for(frames: int) -> dict[str, Task]:
     return {name: task for name, task in TASKS.items() if frames >= task.shortest}
 
 
-def check_clips(tasks: dict) -> None:
+def clips_folder(config: dict) -> Path | None:
+    """The folder of the clips that tasks take given frames from; None if there is none."""
+    if "dataset" in config["tasks"]:
+        return Path(config["tasks"]["dataset"])
+    if config["lora"]["source"] != "trained" or config["cache"]["source"] == "released":
+        return None  # there are no clips to decode
+    return Path(config["dataset"]["path"]) if config["train"]["validation_clips"] else None
+
+
+def count_clips(config: dict) -> int:
+    """Clips, and so videos, of each task; 0 if there are none to take given frames from."""
+    if clips_folder(config) is None:
+        return 0
+    wanted = config["tasks"]["clips"]
+    if "dataset" in config["tasks"]:
+        return wanted
+    return min(wanted, config["train"]["validation_clips"])
+
+
+def check_clips(config: dict) -> None:
     """Check the folder of clips that a configuration's section ``tasks`` names, if it does.
 
     Raises:
         FileNotFoundError: if it is not in a dataset's layout.
+        ValueError: if it is the dataset that is trained on.
     """
-    if "dataset" in tasks and not (Path(tasks["dataset"]) / "metadata.csv").is_file():
+    if "dataset" not in config["tasks"]:
+        return
+    folder = Path(config["tasks"]["dataset"])
+    if not (folder / "metadata.csv").is_file():
         raise FileNotFoundError(
-            f"config key tasks.dataset: found no metadata.csv in {tasks['dataset']}, expected a "
+            f"config key tasks.dataset: found no metadata.csv in {folder}, expected a "
             "folder of clips with one"
+        )
+    trained = config["lora"]["source"] == "trained"
+    if trained and folder.resolve() == Path(config["dataset"]["path"]).resolve():
+        raise ValueError(
+            f"config key tasks.dataset: found {folder}, which is trained on, expected other clips, "
+            "or no such key for those that training holds out"
         )

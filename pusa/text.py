@@ -63,7 +63,13 @@ def encode_prompts(tokenizer, encoder, prompts: list[str], length: int) -> torch
 
 def _tokenize(tokenizer, prompts: list[str], length: int, name: str = "prompt"):
     cleaned = [prompt_clean(prompt) for prompt in prompts]
-    tokens = tokenizer(cleaned, padding=True, add_special_tokens=True, return_tensors="pt")
+    tokens = tokenizer(
+        cleaned,
+        padding=True,
+        add_special_tokens=True,
+        return_tensors="pt",
+        verbose=False,  # it would warn of what is an error here
+    )
     counts = tokens.attention_mask.sum(1)
     for prompt, count in zip(prompts, counts.tolist(), strict=True):
         if count > length:

@@ -19,6 +19,8 @@ from av.stream import Disposition
 from av.video.reformatter import ColorTrc
 from PIL import Image
 
+from pusa.image import check_sides
+
 FPS = 16  # Wan2.1's frame rate; VBench's dynamic degree depends on it
 CRF = 10  # VBench-I2V's recipe
 #: What to do with footage of another kind than is read here.
@@ -79,7 +81,7 @@ class Footage:
                 told = self.times[number - 1]
                 if frame.is_corrupt or told not in (None, frame.pts):
                     raise ValueError(f"{self.path}: frame {number} is damaged; {REMAKE}")
-                yield _show(self.path, frame, stream.sample_aspect_ratio or Fraction(1))
+                yield _show(self.path, frame, stream)
                 number += 1
         if number < first + count:
             raise ValueError(f"{self.path}: frame {number} is missing; {REMAKE}")
@@ -97,10 +99,11 @@ def scan_video(path: str | Path) -> Footage:
     """Find a file's frames without decoding them.
 
     Raises:
-        ValueError: if it has no video stream, a variable frame rate, or fewer frames than its
-            header promises.
+        ValueError: if it has no video stream, sides of fewer than 16 or more than 16,384 pixels,
+            a variable frame rate, or fewer frames than its header promises.
     """
     with _open_video(path) as stream:
+        check_sides(path, stream.width, stream.height)
         container = stream.container
         # Later, the index of other formats than MP4 holds what was read.
         promised = len(stream.index_entries) if "mp4" in container.format.name else stream.frames
@@ -117,7 +120,9 @@ def scan_video(path: str | Path) -> Footage:
             times, rate = (None,) * len(shown), stream.average_rate
         else:
             times = tuple(sorted(shown))
-            rate = _constant_rate(path, times, stream.time_base) or stream.average_rate
+            # A file may be cut between frames that are not stored in the order of showing.
+            whole = len(times) - stream.codec_context.reorder_depth
+            rate = _constant_rate(path, times[:whole], stream.time_base) or stream.average_rate
             if "DURATION" in stream.metadata and rate:  # as in Matroska, which counts no frames
                 hours, minutes, seconds = stream.metadata["DURATION"].split(":")
                 end = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
@@ -126,6 +131,10 @@ def scan_video(path: str | Path) -> Footage:
         raise ValueError(
             f"{path} is cut short: its header promises {len(times) + missing} frames, "
             f"{len(times)} are there; copy or export it again"
+        )
+    if None not in times and not _is_regular(times):
+        raise ValueError(
+            f"{path} is cut short: frames near its end are missing; copy or export it again"
         )
     return Footage(Path(path), times, rate)
 
@@ -267,7 +276,8 @@ def _open_video(path: str | Path) -> Iterator[av.VideoStream]:
                 raise ValueError(f"{path}: no video stream")
             yield streams[0]
     except (av.FFmpegError, OSError) as error:
-        raise ValueError(f"{path}: cannot be read as a video ({error.strerror})") from error
+        cut = "; is it cut short?" if isinstance(error, av.InvalidDataError) else ""
+        raise ValueError(f"{path}: cannot be read as a video ({error.strerror}{cut})") from error
 
 
 def _check_size(path: str | Path, stream: av.VideoStream, height: int, width: int) -> None:
@@ -278,30 +288,41 @@ def _check_size(path: str | Path, stream: av.VideoStream, height: int, width: in
 
 
 def _constant_rate(path: str | Path, times: tuple[int, ...], unit: Fraction) -> Fraction | None:
-    """Frames per second; a tenth of a frame, or one unit of the clock, may be lost to rounding."""
-    if len(times) == 1:
+    """Frames per second; None if there are too few frames to tell."""
+    if len(times) < 2:
         return None
-    steps = [after - before for before, after in pairwise(times)]
-    mean = Fraction(times[-1] - times[0], len(steps))
-    if max(steps) - min(steps) > max(1, mean / 10):
-        shortest, longest = (1000 * float(step * unit) for step in (min(steps), max(steps)))
+    if not _is_regular(times):
+        steps = [1000 * float(step * unit) for step in _steps(times)]
         raise ValueError(
-            f"{path} has a variable frame rate, frames of {shortest:.0f} to {longest:.0f} ms; "
+            f"{path} has a variable frame rate, frames of {min(steps):.0f} to {max(steps):.0f} ms; "
             f"{REMAKE}"
         )
-    return 1 / (mean * unit)
+    return (len(times) - 1) / ((times[-1] - times[0]) * unit)
 
 
-def _show(path: Path, frame: av.VideoFrame, pixel_aspect: Fraction) -> np.ndarray:
+def _is_regular(times: tuple[int, ...]) -> bool:
+    """A tenth of a frame, or one unit of the clock, may be lost to rounding."""
+    steps = _steps(times)
+    return len(steps) < 2 or max(steps) - min(steps) <= max(1, sum(steps) / len(steps) / 10)
+
+
+def _steps(times: tuple[int, ...]) -> list[int]:
+    return [after - before for before, after in pairwise(times)]
+
+
+def _show(path: Path, frame: av.VideoFrame, stream: av.VideoStream) -> np.ndarray:
     """A frame as viewers show it, ``uint8`` ``(height, width, 3)``."""
     if frame.color_trc in (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67):
         raise ValueError(f"{path} is HDR, expected SDR; map its tones first")
     rotation = frame.rotation
-    matrix = frame.side_data.get(SideData.DISPLAYMATRIX)
-    if matrix is not None:
-        a, b, _, c, d, *_ = np.frombuffer(matrix, np.int32).astype(float)
-        if rotation % 90 or a * d < b * c:
-            raise ValueError(f"{path} is to be shown mirrored or askew; {REMAKE}")
+    # FFmpeg names a PNG's colour profile in the side data, and PyAV 18 frees that name twice.
+    if stream.codec_context.name not in ("png", "apng"):
+        matrix = frame.side_data.get(SideData.DISPLAYMATRIX)
+        if matrix is not None:
+            a, b, _, c, d, *_ = np.frombuffer(matrix, np.int32).astype(float)
+            if rotation % 90 or a * d < b * c:
+                raise ValueError(f"{path} is to be shown mirrored or askew; {REMAKE}")
+    pixel_aspect = stream.sample_aspect_ratio or Fraction(1)
     if pixel_aspect != 1:
         width = round(frame.width * pixel_aspect)
         frame = frame.reformat(width=width, interpolation="BICUBIC")

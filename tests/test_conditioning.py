@@ -86,11 +86,29 @@ def test_map_of_frames(frames, line):
 )
 def test_placement_in_words(text, expected):
     file, source, first, last, multipliers = expected
-    assert parse_placement(text) == Placement(Path(file), source, first, last, multipliers)
+    placement = Placement(Path(file), source, first, last, multipliers)
+    assert parse_placement(text) == placement
+    assert parse_placement(str(placement)) == placement
+
+
+@pytest.mark.parametrize("text", ["a.mp4#-13@1-13:0.3", "a.png@1", "a.mp4@2-9:0,0.3", "a.mp4#3@7"])
+def test_placement_is_named_as_it_was_written(text):
+    assert str(parse_placement(text)) == text
 
 
 @pytest.mark.parametrize(
-    "text", ["cat.png", "@1", "cat.png@", "cat.png@one", "cat.png@-1", "a.mp4@1-", "a.mp4@1:", ""]
+    "text",
+    [
+        "cat.png",
+        "@1",
+        "cat.png@",
+        "cat.png@one",
+        "cat.png@-1",
+        "a.mp4@1-",
+        "a.mp4@1:",
+        "a.png@٣",
+        "",
+    ],
 )
 def test_placement_that_nobody_understands(text):
     with pytest.raises(ValueError, match=rf"condition '{text}': expected FILE\[#FROM\]@FIRST"):
@@ -235,22 +253,25 @@ def test_nothing_to_encode(vae):
 @pytest.mark.parametrize(
     ("placements", "message"),
     [
-        (["a.png@0"], r"a\.png@0: expected frames that rise, from 1 to the video's 25"),
+        (["a.png@0"], r"a\.png@0: expected frames that rise, from 1 to the 25 of the video, or"),
         (["a.png@26"], r"a\.png@26: expected frames that rise, from 1 to"),
         (["a.mp4@22-29"], r"a\.mp4@22-29: expected frames that rise"),
         (["a.mp4@9-1"], r"a\.mp4@9-1: expected frames that rise"),
-        (["a.mp4#0@1"], r"a\.mp4@1: taken from frame 0 of the file, but frames are counted from"),
+        (["a.mp4#0@1"], r"a\.mp4#0@1: taken from frame 0 of the file, but frames are counted from"),
         (["a.mp4@1-12"], r"a\.mp4@1-12: a clip must fill .* as 1-13 does \(25 pixel frames"),
         (["a.mp4@1-10"], r"@1-10: a clip must fill whole latent frames, as 1-9 does"),
         (["a.mp4@13-25"], r"@13-25: a clip must fill whole latent frames, as 14-25 does"),
         (["a.mp4@3-4"], r"@3-4: a clip must fill whole latent frames, as 2-5 does"),
         (["a.mp4@1-2"], r"@1-2: a clip must fill whole latent frames, as 1 does"),
-        (["a.mp4@1-5:0.5,1.5"], r"a\.mp4@1-5: noise multiplier 1\.5, expected 0 \(clean\) to 1"),
-        (["a.png@1:-0.1"], r"a\.png@1: noise multiplier -0\.1, expected 0"),
-        (["a.png@1:nan"], r"a\.png@1: noise multiplier nan, expected 0"),
+        (
+            ["a.mp4@1-5:0.5,1.5"],
+            r"a\.mp4@1-5:0\.5,1\.5: noise multiplier 1\.5, expected 0 \(clean\) to 1",
+        ),
+        (["a.png@1:-0.1"], r"a\.png@1:-0\.1: noise multiplier -0\.1, expected 0"),
+        (["a.png@1:nan"], r"a\.png@1:nan: noise multiplier nan, expected 0"),
         (
             ["a.mp4@1-9:0,0.5"],
-            r"a\.mp4@1-9: 2 noise multipliers, expected 1 or one for each of the 3",
+            r"a\.mp4@1-9:0,0\.5: 2 noise multipliers, expected 1 or one for each of the 3",
         ),
         (["b.png@25", "a.png@1"], r"a\.png@1 comes after \S*b\.png@25, expected them in order"),
         (
@@ -267,12 +288,15 @@ def test_nothing_to_encode(vae):
         ),
         (["a.mp4@10-13", "b.mp4@2-13"], r"overlap in the latent frame that holds 10-13"),
         (["a.mp4@1-25#3"], "expected FILE"),
-        (["a.mp4#22@1-13"], r"a\.mp4@1-13: 13 frames from frame 22 of the file on, which has 33"),
-        (["a.mp4#-4@1-5"], r"a\.mp4@1-5: 5 frames from frame 30 of the file on, which has 33"),
-        (["a.mp4#34@1"], r"a\.mp4@1: taken from frame 34 of the file, which has 33"),
-        (["a.mp4#-34@1"], r"a\.mp4@1: taken from frame -34 of the file, which has 33"),
-        (["a.png@1-5"], r"a\.png@1-5: an image is one frame, expected a video"),
-        (["a.png#2@1"], r"a\.png@1: an image is one frame, expected a video"),
+        (
+            ["a.mp4#22@1-13"],
+            r"a\.mp4#22@1-13: 13 frames from frame 22 of the file on, which has 33",
+        ),
+        (["a.mp4#-4@1-5"], r"a\.mp4#-4@1-5: 5 frames from frame 30 of the file on, which has 33"),
+        (["a.mp4#34@1"], r"a\.mp4#34@1: taken from frame 34 of the file, which has 33"),
+        (["a.mp4#-34@1"], r"a\.mp4#-34@1: taken from frame -34 of the file, which has 33"),
+        (["a.png@1-5"], r"a\.png@1-5: an image is one frame, expected \S*a\.png@1 or a clip"),
+        (["a.png#2@1"], r"a\.png#2@1: an image is one frame, expected \S*a\.png@1 or"),
         (["no.png@1", "a.mp4@2-4"], r"a\.mp4@2-4: a clip must fill"),  # before a file is opened
     ],
 )
@@ -287,6 +311,10 @@ def test_files_that_cannot_be(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"")
     with pytest.raises(FileNotFoundError, match=r"no\.mp4 does not exist; expected an image or"):
         read(tmp_path, "no.mp4@1")
+    with pytest.raises(
+        FileNotFoundError, match=r"a\.mp4#x does not .*, and a whole number behind #"
+    ):
+        read(tmp_path, "a.mp4#x@1")
     with pytest.raises(ValueError, match=r"folder is no file; expected an image or a video"):
         read(tmp_path, "folder@1")
     with pytest.raises(ValueError, match=r"notes\.txt: cannot be read as a video"):

@@ -13,7 +13,7 @@ def drawn(monkeypatch):
     return record_figures(monkeypatch)
 
 
-def write_attention(folder, label, first, frames=9, steps=(0, 3)):
+def write_attention(folder, label, first, frames=9, steps=(0, 3), block=2):
     """Maps in which every query gives ``first`` to frame 0 and shares the rest evenly."""
     weights = np.full((frames, frames), (1 - first) / (frames - 1))
     weights[:, 0] = first
@@ -26,7 +26,8 @@ def write_attention(folder, label, first, frames=9, steps=(0, 3)):
     ]
     file = folder / f"{label}.csv"
     pd.concat(maps).to_csv(file, index=False)
-    file.with_suffix(".json").write_text(json.dumps({"label": label, "steps_total": 10}))
+    about = {"label": label, "steps_total": 10, "block": block}
+    file.with_suffix(".json").write_text(json.dumps(about))
     return file
 
 
@@ -67,6 +68,7 @@ def test_attention(tmp_path, drawn):
         "uniform, 1/9": pytest.approx([1 / 9, 1 / 9]),
     }
     assert list(mass.lines[0].get_xdata()) == [0, 3]
+    assert any(text.startswith("Self-attention of block 2,") for text in texts(figure))
     assert any(text.endswith("Noted.") for text in texts(figure))
 
 
@@ -84,7 +86,7 @@ def test_attention_of_bad_files(tmp_path):
 
     def altered(**columns):
         pd.read_csv(good).assign(**columns).to_csv(tmp_path / "bad.csv", index=False)
-        (tmp_path / "bad.json").write_text('{"label": "bad", "steps_total": 10}')
+        (tmp_path / "bad.json").write_text((tmp_path / "good.json").read_text())
         return [good, tmp_path / "bad.csv"]
 
     with pytest.raises(FileNotFoundError, match=r"gone\.json does not exist; expected beside gone"):
@@ -100,6 +102,9 @@ def test_attention_of_bad_files(tmp_path):
     short = write_attention(tmp_path, "short", first=0.1, frames=3)
     with pytest.raises(ValueError, match=r"short\.csv has steps \[0, 3\] of 3 latent frames"):
         plot_attention([good, short], out)
+    other = write_attention(tmp_path, "other", first=0.1, block=1)
+    with pytest.raises(ValueError, match=r"other\.csv is of block 1, but .*good\.csv of block 2"):
+        plot_attention([good, other], out)
     (tmp_path / "bad.csv").write_text("step,query\n0,0\n")
     with pytest.raises(ValueError, match=r"bad\.csv: no column key, weight; expected step, query"):
         plot_attention([good, tmp_path / "bad.csv"], out)

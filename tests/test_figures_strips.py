@@ -7,7 +7,13 @@ from matplotlib.colors import to_hex
 
 from pusa.experiments import Setting
 from pusa.figures import VERMILLION
-from pusa.figures.strips import choose_frames, make_contact_sheet, plot_figure3, plot_strips
+from pusa.figures.strips import (
+    choose_frames,
+    figure3_prompts,
+    make_contact_sheet,
+    plot_figure3,
+    plot_strips,
+)
 from pusa.video import read_video, write_video
 
 MAIN = Setting(model="pusa", task="i2v", steps=10, rank=64, iteration=300, alpha=1.4, seed=0)
@@ -167,7 +173,22 @@ def test_figure3(tmp_path, samples, suite, prompts, drawn):
     references = suite / "reference"
     plot_figure3(prompts[:1], folders, tmp_path / "figure3.png", references=references, **size)
     assert "true\ncontinuation" in texts(drawn[1])
-    assert texts(drawn[1])[-7:] == ["given image", *(f"frame {n}" for n in (6, 12, 17, 22, 28, 33))]
+    *_, note = texts(drawn[1])
+    assert "the paper's is 'a man in a black suit" in note.replace("\n", " ")
+    labels = ["given image", *(f"frame {n}" for n in (6, 12, 17, 22, 28, 33))]
+    assert texts(drawn[1])[-8:-1] == labels
+
+
+def test_figure3_takes_the_papers_prompt_if_it_is_there(tmp_path, samples, prompts, drawn):
+    subjects = [p for p in prompts if p.kind == "subject"]
+    assert figure3_prompts(prompts) == subjects[:2]
+    papers = replace(
+        subjects[0], prompt="A man in a black suit and a sombrero, shouting loudly", index=99
+    )
+    assert figure3_prompts([*prompts, papers]) == [papers, subjects[0]]
+    papers = replace(papers, index=subjects[0].index)  # of which there is a video
+    plot_figure3([papers], {MAIN: samples}, tmp_path / "figure3.png", height=64, width=64)
+    assert not any("the paper's is" in t for t in texts(drawn[0]))
 
 
 def test_contact_sheet(tmp_path, samples, prompts, drawn):

@@ -47,6 +47,12 @@ def test_grid_needs_a_step():
         sigma_grid(0)
 
 
+@pytest.mark.parametrize("shift", [0.0, -1.0, float("nan"), float("inf")])
+def test_grid_needs_a_shift(shift):
+    with pytest.raises(ValueError, match=f"shift must be a number above 0, found {shift}"):
+        sigma_grid(10, shift)
+
+
 def test_matrix_is_the_outer_product():
     sigmas, multipliers = sigma_grid(4), torch.tensor([0.0, 0.3, 1.0])
     matrix = sigma_matrix(sigmas, multipliers)

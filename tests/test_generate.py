@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import subprocess
 import sys
@@ -211,6 +212,39 @@ def test_copies_are_made_of_a_video_that_is_there(fake, tmp_path):
     assert len(list((tmp_path / "a").glob("*.png"))) == 9
 
 
+@pytest.mark.parametrize("copies", [True, False])
+def test_copies_of_a_replaced_video_are_removed(fake, tmp_path, monkeypatch, copies):
+    """Also where the run ends before there are new ones."""
+    requests = [Request(name="a", prompt=PROMPT)]
+    generate_videos(fake, requests, SETTINGS, tmp_path, gif=True, png=True)
+    (tmp_path / "a" / "notes.txt").touch()
+    changed = replace(SETTINGS, steps=3)
+    if copies:
+        monkeypatch.setattr(generate, "_write_copies", None)
+        with pytest.raises(TypeError):
+            generate_videos(fake, requests, changed, tmp_path, gif=True, png=True, overwrite=True)
+    else:
+        generate_videos(fake, requests, changed, tmp_path, overwrite=True)
+    assert read_settings(tmp_path / "a.mp4")["steps"] == 3
+    assert not (tmp_path / "a.gif").exists()
+    assert [file.name for file in (tmp_path / "a").iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("given", ["a.gif", "a.mp4", "a/frame_0001.png"])
+def test_given_file_is_not_replaced(fake, tmp_path, given):
+    generate_videos(
+        fake, [Request(name="a", prompt=PROMPT)], SETTINGS, tmp_path, gif=True, png=True
+    )
+    before = (tmp_path / given).read_bytes()
+    request = Request(
+        name="a", prompt=PROMPT, placements=(parse_placement(f"{tmp_path}/{given}@1"),)
+    )
+    message = rf"{given} is given and would be replaced, expected another"
+    with pytest.raises(ValueError, match=message):
+        generate_videos(fake, [request], SETTINGS, tmp_path, overwrite=True)
+    assert (tmp_path / given).read_bytes() == before
+
+
 # Longer videos
 
 
@@ -243,7 +277,13 @@ def test_long_video_is_resumed(fake, tmp_path):
     [
         ({"size": replace(SIZE, frames=10)}, r"must be of the form 4k\+1, found 10"),
         ({"steps": 0}, "steps must be at least 1, found 0"),
-        ({"shift": 0.0}, "shift must be more than 0, found 0.0"),
+        ({"shift": 0.0}, "shift must be a number above 0, found 0.0"),
+        ({"shift": math.nan}, "shift must be a number above 0, found nan"),
+        ({"shift": math.inf}, "shift must be a number above 0, found inf"),
+        ({"guidance_scale": 0.5}, "guidance_scale must be a number from 1, found 0.5"),
+        ({"guidance_scale": math.inf}, "guidance_scale must be a number from 1, found inf"),
+        ({"guidance_scale_2": math.nan}, "guidance_scale_2 must be a number from 1, found nan"),
+        ({"overlap": 12}, r"overlap: the number of frames must be of the form 4k\+1, found 12"),
         ({"length": 8}, "length is 8 frames, expected at least those of one window, 9"),
         ({"length": 20, "overlap": 4}, r"overlap: the number of frames must be of the form 4k\+1"),
         ({"length": 20, "overlap": 9}, "overlap is 9 frames, expected fewer than a window's 9"),
@@ -344,7 +384,14 @@ def test_command_writes_one_file(run, tmp_path, model):
         ([], "expected prompts either on the command line or by --prompts, found neither"),
         (["a", "--prompts", "x.txt"], "by --prompts, found both"),
         (["--prompts", "none.txt"], "--prompts none.txt does not exist"),
+        (["--prompts", "."], "--prompts . is a folder, expected a text file"),
         ([" "], "prompt 1 of 1 is empty"),
+        (["a", "--negative-prompt", "red " * 20], "negative prompt has 21 tokens, at most 20"),
+        (["a", "--shift", "nan"], "shift must be a number above 0, found nan"),
+        (["a", "--guidance-scale", "0"], "guidance_scale must be a number from 1, found 0"),
+        (["a", "--overlap", "12"], "overlap: the number of frames must be of the form 4k+1"),
+        (["a", "-o", "x.WEBM"], "--out x.WEBM: videos are written as MP4, expected a folder or"),
+        (["a", "-o", "x.gif"], "--out x.gif: videos are written as MP4"),
         (["red " * 20], "prompt has 21 tokens, at most 20 fit"),
         (["a", "b", "-o", "x.mp4"], "--out x.mp4 is one file, expected a folder for several"),
         (["a", "--samples", "2", "-o", "x.mp4"], "--out x.mp4 is one file"),
@@ -356,6 +403,7 @@ def test_command_writes_one_file(run, tmp_path, model):
         (["a", "--length", "5"], "length is 5 frames"),
         (["a", "--offload", "model"], "--offload model moves weights to a GPU, but there is none"),
         (["a", "--attention-backend", "x"], "--attention-backend x: expected one of "),
+        (["a", "--attention-backend", "flash"], "--attention-backend flash cannot be used: Flash"),
         (["a", "--context-parallel"], "expected a start by `torchrun"),
     ],
 )
@@ -400,8 +448,29 @@ def test_contact_sheet(run, tmp_path, image):
             assert min(picture.size) > 100
 
 
-def test_warnings_are_told_once(run, tmp_path):
+def test_contact_sheet_is_not_overwritten(run, no_weights, tmp_path):
+    (tmp_path / "contact_sheet.png").write_text("mine")
+    code, _, errors = run("a wall", "--contact-sheet", "-o", tmp_path)
+    assert code == 1
+    assert "contact_sheet.png exists already, expected --overwrite" in errors
+    assert (tmp_path / "contact_sheet.png").read_text() == "mine"
+
+
+def test_suffix_in_capitals(run, tmp_path):
+    code, printed, _ = run("a wall", "-o", tmp_path / "x.MP4")
+    assert (code, printed) == (0, f"{tmp_path}/x.mp4\n")
+
+
+def test_warnings_are_told_once(run, tmp_path, monkeypatch):
     """A clip of 25 frames per second, which is read several times."""
+    load = pipeline.load_pipeline
+
+    def load_with_other_filters(*args, **kwargs):
+        with warnings.catch_warnings():  # as a library does; Python then forgets what it told
+            warnings.filterwarnings("ignore", "something")
+            return load(*args, **kwargs)
+
+    monkeypatch.setattr(pipeline, "load_pipeline", load_with_other_filters)
     with av.open(str(tmp_path / "clip.mp4"), "w") as container:
         stream = container.add_stream("libx264", rate=25)
         stream.height = stream.width = 64
@@ -418,6 +487,11 @@ def test_prompts_of_a_file(tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_text("\ufeffone\n\n  two words \r\n", encoding="utf-8")
     assert read_prompts(None, file) == ["one", "two words"]
+    file.write_text("a\u2028b\x0bc\x85d\re", encoding="utf-8")
+    assert read_prompts(None, file) == ["a\u2028b\x0bc\x85d", "e"]
+    file.write_bytes("naïve".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"prompts\.txt is not UTF-8 text, expected one prompt"):
+        read_prompts(None, file)
     file.write_text("\n \n")
     with pytest.raises(ValueError, match=r"prompts\.txt is empty, expected one prompt per line"):
         read_prompts(None, file)

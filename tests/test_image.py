@@ -158,13 +158,23 @@ def test_missing_image(tmp_path):
 # Images and films
 
 
-@pytest.mark.parametrize("suffix", ["gif", "png", "webp"])
-@pytest.mark.parametrize("frames", [1, 2])
-def test_animation_is_no_image(tmp_path, suffix, frames):
-    pictures = [Image.new("RGB", (16, 16), (n, 0, 0)) for n in (0, 200)][:frames]
+def animate(path, frames):
+    pictures = [Image.new("RGB", (16, 16), (n, n, n)) for n in (50, 200)][:frames]
     options = {"save_all": True, "append_images": pictures[1:]} if frames > 1 else {}
-    pictures[0].save(tmp_path / f"a.{suffix}", **options)
-    assert is_image(tmp_path / f"a.{suffix}") == (frames == 1)
+    pictures[0].save(path, **options)
+
+
+@pytest.mark.parametrize("frames", [1, 2])
+def test_gif_may_be_a_film(tmp_path, frames):
+    animate(tmp_path / "a.gif", frames)
+    assert is_image(tmp_path / "a.gif") == (frames == 1)
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "avif"])
+def test_first_picture_of_another_animation_is_taken(tmp_path, suffix):
+    animate(tmp_path / f"a.{suffix}", 2)
+    assert is_image(tmp_path / f"a.{suffix}")
+    assert np.abs(load(tmp_path / f"a.{suffix}").astype(int) - 50).max() <= 2
 
 
 @pytest.mark.parametrize(("name", "expected"), [("a.HEIC", True), ("a.mp4", False), ("a", False)])

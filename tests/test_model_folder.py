@@ -102,6 +102,15 @@ def test_missing_image_encoder_is_named(tmp_path, baseline):
         check_baseline_folder(copy)
 
 
+def test_pair_of_experts_is_no_baseline(tmp_path, baseline):
+    shutil.copytree(baseline, tmp_path / "pair")
+    index = json.loads((baseline / "model_index.json").read_text())
+    index["transformer_2"] = ["diffusers", "WanTransformer3DModel"]
+    (tmp_path / "pair" / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"pair has two experts, as Wan2\.2-I2V, expected one"):
+        check_baseline_folder(tmp_path / "pair")
+
+
 def test_text_to_video_is_no_baseline(model):
     message = "is of a WanPipeline, expected a WanImageToVideoPipeline"
     with pytest.raises(ValueError, match=message):

@@ -242,6 +242,14 @@ def test_prompts_are_encoded_once(pipeline, size):
     assert len(calls) == 2
 
 
+def test_guidance_of_one_does_not_encode_the_negative_prompt(pipeline, size):
+    calls = []
+    hook = pipeline.text_encoder.register_forward_hook(lambda *_: calls.append(1))
+    pipeline("a grey wall", size=size, steps=1, guidance_scale=1.0, negative_prompt="dark")
+    hook.remove()
+    assert len(calls) == 1
+
+
 # What diffusers offers
 
 
@@ -251,6 +259,17 @@ def test_from_pretrained_is_load_pipeline(model, pipeline, size):
     other.set_progress_bar_config(disable=True)
     options = {"size": size, "steps": 1}
     assert np.array_equal(other(PROMPT, **options), pipeline(PROMPT, **options))
+
+
+def test_from_pretrained_takes_what_diffusers_takes(model):
+    """A precision for each part, and where files come from."""
+    other = PusaPipeline.from_pretrained(
+        model,
+        torch_dtype={"transformer": torch.bfloat16, "default": torch.float32},
+        local_files_only=True,
+    )
+    assert isinstance(other.transformer, VTAWanTransformer3DModel)
+    assert (other.transformer.dtype, other.vae.dtype) == (torch.bfloat16, torch.float32)
 
 
 def test_saved_pipeline_is_a_model_folder(pipeline, tmp_path, size):

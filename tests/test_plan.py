@@ -125,6 +125,7 @@ def test_plan_of_the_paper():
         "1 on all 1,118 prompts (246 subject + 109 background + 763 camera) x 5 samples = 5,590",
         "31 on a subset of 150 prompts (50 subject + 50 background + 50 camera) x 5 samples = 750",
         f"3 training runs, 29 merged checkpoints, {videos:,} videos in {jobs} sampling jobs",
+        "18 videos of tasks, attention of 3 models",
         f"sampling jobs, {9 * (6 + 31)} scoring jobs",  # a dimension of up to 1,000 videos
     ):
         assert words in text
@@ -136,6 +137,7 @@ def test_plan_of_the_released_lora():
     assert "0 training runs, 8 merged checkpoints, 13,090 videos in 262 sampling jobs" in text
     assert "training 0, sampling" in text
     assert "cached latents" not in text
+    assert "  0 videos of tasks, attention of 3 models" in text
 
 
 def test_plan_of_the_demo():
@@ -145,6 +147,7 @@ def test_plan_of_the_demo():
     assert (
         "3 training runs, 20 merged checkpoints, 276 videos in 23 sampling jobs, 23 scoring" in text
     )
+    assert "24 videos of tasks, attention of 3 models" in text
     assert f"a tiny Wan-I2V, trained for {load('demo.yaml')['baseline']['steps']} steps" in text
     assert "floating-point operations" in text  # no speed to divide them by
     assert "GPU-hours" not in text

@@ -1,9 +1,15 @@
+import re
+import shutil
+
 import pytest
 from typer.testing import CliRunner
 
+from pusa import pipeline
+from pusa.cache import cache_latents
 from pusa.cli import app
-from pusa.dataset import Clip
-from pusa.sample_task import choose_clips, task_requests
+from pusa.clip import ClipSize
+from pusa.dataset import Clip, read_metadata
+from pusa.sample_task import choose_clips, held_out_clips, task_requests
 from pusa.suite import is_complete, read_manifests
 from pusa.video import read_settings, video_shape
 
@@ -12,23 +18,36 @@ def names(clips) -> list[str]:
     return [clip.path.stem for clip in clips]
 
 
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory, dataset):
+    """The dataset of six clips, of which the last cannot be read."""
+    copy = shutil.copytree(dataset, tmp_path_factory.mktemp("damaged") / "dataset")
+    read_metadata(copy)[-1].path.write_bytes(b"no video")
+    return copy
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory, damaged, model):
+    """Of its five clips that can be used."""
+    out = tmp_path_factory.mktemp("cache")
+    size = ClipSize(frames=9, height=64, width=64)
+    cache_latents(damaged, model, out, size=size, text_tokens=20, skip_unusable=True)
+    return out
+
+
 def test_clips_are_spread_evenly(dataset):  # six of them
-    assert names(choose_clips(dataset, 3)) == ["video_000001", "video_000003", "video_000005"]
-    assert names(choose_clips(dataset, 2, held_out=2)) == ["video_000005", "video_000006"]
-    assert names(choose_clips(dataset, 2, held_out=4)) == ["video_000003", "video_000005"]
+    clips = read_metadata(dataset)
+    assert names(choose_clips(clips, 3)) == ["video_000001", "video_000003", "video_000005"]
+    assert names(choose_clips(clips[2:], 2)) == ["video_000003", "video_000005"]
+    with pytest.raises(ValueError, match="6 clips to choose from, expected at least 7"):
+        choose_clips(clips, 7)
 
 
-@pytest.mark.parametrize(
-    ("count", "held_out", "message"),
-    [
-        (7, None, "has 6 clips to choose from, expected 7"),
-        (3, 2, "has 2 clips to choose from, expected 3"),
-        (1, 32, "has 6 clips, expected the 32 held out"),
-    ],
-)
-def test_too_few_clips(dataset, count, held_out, message):
-    with pytest.raises(ValueError, match=message):
-        choose_clips(dataset, count, held_out=held_out)
+def test_held_out_clips_are_the_last_that_can_be_used(damaged, cache):
+    clips = read_metadata(damaged)
+    assert held_out_clips(damaged, cache, 2) == clips[3:5]
+    with pytest.raises(ValueError, match="has 5 clips, expected the 6 held out"):
+        held_out_clips(damaged, cache, 6)
 
 
 def test_requests_take_a_clips_own_frames_and_caption(tmp_path):
@@ -42,18 +61,20 @@ def test_requests_take_a_clips_own_frames_and_caption(tmp_path):
     assert [start.multipliers, end.multipliers] == [(0.3,), (0.7,)]
 
 
-def command(dataset, model, manifest, *, task="start_last_four", frames=9):
+def command(dataset, model, manifest, *more, task="start_last_four", frames=9):
     size = ["--frames", frames, "--height", 64, "--width", 64]
     words = ["sample-task", task, dataset, model, manifest, "--clips", 2, "--steps", 1, *size]
-    return CliRunner().invoke(app, [*map(str, words), "--held-out", "4", "--device", "cpu"])
+    return CliRunner().invoke(app, [*map(str, [*words, *more]), "--device", "cpu"])
 
 
-def test_a_job_makes_its_videos_and_goes_on_after_an_interruption(tmp_path, dataset, model):
+def test_a_job_makes_its_videos_and_goes_on_after_an_interruption(tmp_path, damaged, model, cache):
     manifest = tmp_path / "task/videos.csv"
-    done = command(dataset, model, manifest)
+    held_out = ("--cache", cache, "--held-out", 4)
+    done = command(damaged, model, manifest, *held_out)
     assert done.exit_code == 0, done.exception
 
-    captions = [clip.caption for clip in choose_clips(dataset, 2, held_out=4)]
+    clips = read_metadata(damaged)
+    captions = [clips[1].caption, clips[3].caption]
     table, folder = read_manifests([manifest])
     assert folder == manifest.parent and is_complete(manifest)
     assert list(table["file"]) == ["0001.mp4", "0002.mp4"]
@@ -69,7 +90,7 @@ def test_a_job_makes_its_videos_and_goes_on_after_an_interruption(tmp_path, data
     before, content = kept.stat().st_mtime_ns, lost.read_bytes()
     lost.unlink()
     assert not is_complete(manifest)
-    assert command(dataset, model, manifest).exit_code == 0
+    assert command(damaged, model, manifest, *held_out).exit_code == 0
     assert kept.stat().st_mtime_ns == before
     assert lost.read_bytes() == content
 
@@ -78,6 +99,28 @@ def test_a_clip_too_short_for_the_task_is_refused_first(tmp_path, dataset, model
     done = command(dataset, model, tmp_path / "videos.csv", task="completion")
     assert "task completion takes clips of at least 25 frames, found 9" in str(done.exception)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("negative", "message"),
+    [("", "cannot be read as a video"), ("a " * 600, "negative prompt")],
+    ids=["clip", "negative prompt"],
+)
+def test_what_cannot_be_used_is_refused_before_weights_are_loaded(
+    tmp_path, dataset, damaged, model, monkeypatch, negative, message
+):
+    monkeypatch.setattr(pipeline, "load_pipeline", lambda *_, **__: pytest.fail("weights loaded"))
+    (tmp_path / "negative.txt").write_text(negative)
+    clips = dataset if negative else damaged
+    more = ["--clips", 6, "--negative-prompt-file", tmp_path / "negative.txt"]
+    done = command(clips, model, tmp_path / "task/videos.csv", *more)
+    assert isinstance(done.exception, ValueError)
+    assert re.search(message, str(done.exception))
+
+
+def test_a_cache_without_a_number_of_clips_is_refused(tmp_path, dataset, model, cache):
+    done = command(dataset, model, tmp_path / "videos.csv", "--cache", cache)
+    assert "--cache and --held-out go together" in str(done.exception)
 
 
 def test_an_unknown_task_is_a_usage_error(tmp_path, dataset, model):

@@ -1,6 +1,6 @@
 import pytest
 
-from pusa.tasks import TASKS, first_half, tasks_for
+from pusa.tasks import TASKS, check_clips, count_clips, first_half, tasks_for
 
 #: What the paper's figures give of 81 frames: first and last frame, noise multiplier.
 PAPER = {
@@ -49,3 +49,34 @@ def test_a_short_clip_is_long_enough_for_some_tasks():
     assert set(tasks_for(81)) == set(TASKS)
     assert {task.figure for task in tasks_for(9).values()} == {7, 8, 9, 12}
     assert tasks_for(5) == {}
+
+
+def configuration(trained, *, clips=3, held_out=32, **tasks):
+    return {
+        "lora": {"source": "trained"},
+        "cache": {"source": "encode"},
+        "dataset": {"path": str(trained)},
+        "train": {"validation_clips": held_out},
+        "tasks": {"clips": clips, **tasks},
+    }
+
+
+def test_as_many_clips_as_there_are():
+    assert count_clips(configuration("data")) == 3
+    assert count_clips(configuration("data", held_out=2)) == 2
+    assert count_clips(configuration("data", held_out=0)) == 0
+    assert count_clips(configuration("data", held_out=0, dataset="others")) == 3
+    assert count_clips(configuration("data") | {"lora": {"source": "released"}}) == 0
+    assert count_clips(configuration("data") | {"cache": {"source": "released"}}) == 0
+
+
+def test_clips_that_are_trained_on_are_refused(tmp_path):
+    for name in ("trained", "others"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metadata.csv").touch()
+    check_clips(configuration(tmp_path / "trained", dataset=str(tmp_path / "others")))
+    again = str(tmp_path / "others/../trained")
+    with pytest.raises(ValueError, match=r"tasks\.dataset: found .* which is trained on"):
+        check_clips(configuration(tmp_path / "trained", dataset=again))
+    with pytest.raises(FileNotFoundError, match=r"found no metadata\.csv"):
+        check_clips(configuration(tmp_path / "trained", dataset=str(tmp_path)))

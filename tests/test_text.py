@@ -1,8 +1,16 @@
+import logging
+
 import pytest
 import torch
 from diffusers import WanPipeline
 
-from pusa.text import check_prompts, count_text_tokens, encode_prompts, load_text_encoder
+from pusa.text import (
+    check_prompts,
+    count_text_tokens,
+    encode_prompts,
+    load_text_encoder,
+    load_tokenizer,
+)
 from pusa.tiny.text import TEXT_TOKENS
 
 CAPTION = "a red circle moves slowly left over stripes, camera static"
@@ -94,3 +102,24 @@ def test_prompts_are_checked_by_the_tokenizer(text, prompts, message):
     check_prompts(tokenizer, ["red", "red " * 8], 9)
     with pytest.raises(ValueError, match=message):
         check_prompts(tokenizer, prompts, 9)
+
+
+def test_negative_prompt_is_checked_too(text):
+    tokenizer, _ = text
+    check_prompts(tokenizer, ["red"], 9, negative_prompt="")
+    with pytest.raises(
+        ValueError, match=r"^negative prompt has 10 tokens, at most 9 fit: 'red red"
+    ):
+        check_prompts(tokenizer, ["red"], 9, negative_prompt="red " * 9)
+
+
+def test_too_long_prompt_is_told_by_us_only(model, monkeypatch, caplog):
+    """Transformers would warn, and let it pass."""
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    tokenizer = load_tokenizer(model)
+    too_long = "red " * (tokenizer.model_max_length + 1)
+    with pytest.raises(ValueError, match="prompt has"):
+        check_prompts(tokenizer, [too_long], count_text_tokens(tokenizer))
+    assert not caplog.messages
+    tokenizer(too_long)
+    assert "Token indices sequence length is longer" in caplog.text

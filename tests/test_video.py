@@ -1,11 +1,14 @@
+import subprocess
+import sys
 from fractions import Fraction
+from itertools import islice
 
 import av
 import numpy as np
 import pytest
 from av.stream import Disposition
 from av.video.reformatter import ColorTrc
-from PIL import Image
+from PIL import Image, ImageCms
 
 from pusa.tiny import world
 from pusa.video import (
@@ -375,12 +378,64 @@ def test_truncated_tail(tmp_path, suffix):
         scan_video(file)
 
 
+@pytest.mark.parametrize("suffix", ["mkv", "ts", "mp4"])
+@pytest.mark.parametrize("kept", [6, 7, 8, 9])
+def test_cut_between_reordered_frames(tmp_path, suffix, kept):
+    """Stored in the order 0 4 2 1 3 8 6 5 7 …, and cut behind one of them."""
+    clip = np.random.default_rng(0).integers(0, 256, (21, 32, 48, 3), np.uint8)
+    options = {"bf": "3", "g": "40", "x264-params": "b-adapt=0:scenecut=0"}
+    recorded(tmp_path / f"whole.{suffix}", clip, options=options)
+    with av.open(str(tmp_path / f"whole.{suffix}")) as whole:
+        source = whole.streams.video[0]
+        with av.open(
+            str(tmp_path / f"a.{suffix}"),
+            "w",
+            options={"movflags": "empty_moov+frag_every_frame"} if suffix == "mp4" else {},
+        ) as file:
+            stream = file.add_stream_from_template(source)
+            for packet in islice((p for p in whole.demux(source) if p.size), kept):
+                packet.stream = stream
+                file.mux(packet)
+    if kept == 9:  # 0 to 8
+        assert len(scan_video(tmp_path / f"a.{suffix}").times) == 9
+        return
+    with pytest.raises(ValueError, match=rf"a\.{suffix} is cut short: frames near its end are"):
+        scan_video(tmp_path / f"a.{suffix}")
+
+
+def test_small_sides_are_refused_by_the_header(tmp_path):
+    recorded(tmp_path / "a.mp4", np.zeros((5, 32, 14, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"a\.mp4 has 14x32 pixels, expected 16 to 16,384 on"):
+        scan_video(tmp_path / "a.mp4")
+
+
+def test_colour_profile_of_a_png(tmp_path):
+    """It crashes Python when the frames are freed, so that another process is to do it."""
+    pictures = [Image.new("RGB", (32, 32), (n, n, n)) for n in (50, 200)]
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    pictures[0].save(
+        tmp_path / "a.png", save_all=True, append_images=pictures[1:], icc_profile=profile
+    )
+    code = (
+        "import gc, sys; from pusa.video import scan_video\n"
+        "for _ in range(5):\n"
+        "    frames = [f.mean() for f in scan_video(sys.argv[1]).read_frames(1, 2)]; gc.collect()\n"
+        "print(*frames)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "a.png"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "50.0 200.0\n"), done.stderr[-2000:]
+
+
 def test_truncated_head(tmp_path, clip):
     """Without an index there is nothing that could be counted."""
     write_video(tmp_path / "a.mp4", clip)
     content = (tmp_path / "a.mp4").read_bytes()
     (tmp_path / "a.mp4").write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"a\.mp4: cannot be read as a video \(Invalid data"):
+    with pytest.raises(
+        ValueError, match=r"a\.mp4: cannot be read .*Invalid data.*; is it cut short\?\)"
+    ):
         scan_video(tmp_path / "a.mp4")
 
 

@@ -26,7 +26,6 @@ Labels = Annotated[
     list[str] | None, typer.Option("--label", help="Name of a model, in the order of the files.")
 ]
 
-FIGURE3_PROMPTS = 2
 SAMPLE_PROMPTS = 4
 SAMPLE_TITLES = {"i2v": "More image-to-video results", "t2v": "Text-to-video results"}
 
@@ -110,7 +109,7 @@ def plot_figure3(
 ) -> None:
     """Figure 3: the same image and prompt through base with VTA, Wan-I2V, and adapted model."""
     from pusa.experiments import base_setting, main_setting, read_experiments
-    from pusa.figures.strips import plot_figure3
+    from pusa.figures.strips import figure3_prompts, plot_figure3
     from pusa.suite import read_suite
 
     sheet = read_experiments(experiments, seed=seed)
@@ -119,7 +118,7 @@ def plot_figure3(
     taken = read_suite(suite, height=height, width=width, counts=counts)
     references = suite / "reference"
     plot_figure3(
-        _figure3_prompts(taken),
+        figure3_prompts(taken),
         {s: samples / s.name for s in (base_setting(main), *_baselines(sheet, main.task), main)},
         out,
         height=height,
@@ -167,13 +166,13 @@ def plot_samples(
     import numpy as np
 
     from pusa.experiments import main_setting, read_experiments
-    from pusa.figures.strips import plot_strips
+    from pusa.figures.strips import figure3_prompts, plot_strips
     from pusa.suite import read_suite
 
     setting = replace(main_setting(read_experiments(experiments, seed=seed)), task=task)
     counts = prompt_counts(subject, background, camera)
     taken = read_suite(suite, height=height, width=width, counts=counts)
-    shown = _figure3_prompts(taken)
+    shown = figure3_prompts(taken)
     others = [p for p in taken if p not in shown] or taken
     places = np.linspace(0, len(others) - 1, min(SAMPLE_PROMPTS, len(others))).round().astype(int)
     plot_strips(
@@ -223,11 +222,6 @@ def contact_sheet(
     counts = prompt_counts(subject, background, camera)
     taken = read_suite(suite, height=height, width=width, counts=counts)
     make_contact_sheet(taken, setting, samples / setting.name, out)
-
-
-def _figure3_prompts(taken: list) -> list:
-    """The first subject prompts of a suite."""
-    return [p for p in taken if p.kind == "subject"][:FIGURE3_PROMPTS]
 
 
 def _baselines(sheet, task: str) -> list:

@@ -18,6 +18,9 @@ from pusa.cli.options import (
     torch_dtype,
 )
 
+#: Files that are not what is written; a mistake, if one of them is to be a folder's name.
+OTHER_FORMATS = (".avi", ".gif", ".mkv", ".mov", ".webm")
+
 
 @app.command()
 def generate(
@@ -126,21 +129,20 @@ def generate(
             "--context-parallel needs several processes, expected a start by "
             "`torchrun --nproc-per-node N -m pusa generate`"
         )
-    from diffusers.models.attention_dispatch import AttentionBackendName
-
     from pusa.clip import ClipSize
     from pusa.conditioning import parse_placement
     from pusa.generate import GenerateSettings, Request, generate_videos, name_prompts, plan_videos
     from pusa.pipeline import check_size, describe_model, load_pipeline, read_config
     from pusa.text import check_prompts, count_text_tokens, load_tokenizer
 
-    warnings.filterwarnings("once", category=UserWarning)
-    warnings.showwarning = lambda message, *_: typer.echo(f"warning: {message}", err=True)
+    tell_warnings_once()
     wanted = read_prompts(prompt, prompts)
     placements = tuple(parse_placement(text) for text in condition or [])
     names = name_prompts(wanted)
     folder = out
-    if out.suffix == ".mp4":
+    if out.suffix.lower() in OTHER_FORMATS:
+        raise ValueError(f"--out {out}: videos are written as MP4, expected a folder or FILE.mp4")
+    if out.suffix.lower() == ".mp4":
         if len(names) * samples > 1:
             raise ValueError(f"--out {out} is one file, expected a folder for several videos")
         folder, names = out.parent, {wanted[0]: out.stem}
@@ -165,11 +167,8 @@ def generate(
     }
     outputs = {"samples": samples, "overwrite": overwrite, "gif": gif, "png": png}
 
-    backends = sorted(backend.value for backend in AttentionBackendName)
-    if attention_backend not in (None, *backends):
-        raise ValueError(
-            f"--attention-backend {attention_backend}: expected one of {', '.join(backends)}"
-        )
+    if attention_backend:
+        check_attention_backend(attention_backend)
     # All that can be wrong is found before the weights are loaded, which takes minutes.
     origin = describe_model(model, **weights)
     check_size(
@@ -219,7 +218,7 @@ def read_prompts(given: list[str] | None, file: Path | None) -> list[str]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if there are prompts of both kinds or of none.
+        ValueError: if there are prompts of both kinds or of none, or the file is not UTF-8.
     """
     if bool(given) == (file is not None):
         raise ValueError(
@@ -228,9 +227,18 @@ def read_prompts(given: list[str] | None, file: Path | None) -> list[str]:
         )
     if file is None:
         return given
-    if not file.is_file():
+    if file.is_dir():
+        raise ValueError(f"--prompts {file} is a folder, expected a text file")
+    if not file.exists():
         raise FileNotFoundError(f"--prompts {file} does not exist")
-    lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(
+            f"--prompts {file} is not UTF-8 text, expected one prompt per line"
+        ) from None
+    # str.splitlines would also part a prompt at rarer characters.
+    lines = [line.strip() for line in text.split("\n")]
     if not any(lines):
         raise ValueError(f"--prompts {file} is empty, expected one prompt per line")
     return [line for line in lines if line]
@@ -249,6 +257,37 @@ def parse_lora(option: str, text: str) -> tuple[Path, float]:
         return Path(file), float(scale)
     except ValueError:
         raise ValueError(f"{option} {text}: expected FILE or FILE:SCALE") from None
+
+
+def tell_warnings_once() -> None:
+    """Print warnings as one line; Python's own "once" is forgotten when a library sets filters."""
+    told = set()
+
+    def tell(message, *_) -> None:
+        if str(message) not in told:
+            typer.echo(f"warning: {message}", err=True)
+        told.add(str(message))
+
+    warnings.filterwarnings("always", category=UserWarning)
+    warnings.showwarning = tell
+
+
+def check_attention_backend(name: str) -> None:
+    """Check that diffusers knows an attention backend, and that its package is installed.
+
+    Raises:
+        ValueError: that names the backend.
+    """
+    from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend
+
+    backends = sorted(backend.value for backend in AttentionBackendName)
+    if name not in backends:
+        raise ValueError(f"--attention-backend {name}: expected one of {', '.join(backends)}")
+    try:
+        with attention_backend(name):
+            pass
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"--attention-backend {name} cannot be used: {error}") from None
 
 
 def join_processes(device: str) -> str:

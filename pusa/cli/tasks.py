@@ -32,8 +32,11 @@ def sample_task(
     frames: Frames,
     height: Height,
     width: Width,
+    cache: Annotated[
+        Path | None, typer.Option(help="Cache of DATASET that tells which clips were held out.")
+    ] = None,
     held_out: Annotated[
-        int | None, typer.Option(min=1, help="Choose among so many clips at the end; among all.")
+        int | None, typer.Option(min=1, help="Choose among so many clips at the cache's end.")
     ] = None,
     transformer: Annotated[
         Path | None, typer.Option(help="Transformer folder; the model's own if none is given.")
@@ -51,16 +54,21 @@ def sample_task(
 ) -> None:
     """Make the videos of one of the paper's TASKs beside the file MANIFEST, which lists them.
 
-    Given frames and captions are those of clips of DATASET.
+    Given frames and captions are those of clips of DATASET: of all, or of those held out.
     """
+    if (cache is None) != (held_out is None):
+        raise ValueError("--cache and --held-out go together, found one without the other")
     device = choose_device(device)
     from pusa.clip import ClipSize
-    from pusa.generate import GenerateSettings
-    from pusa.pipeline import load_pipeline
-    from pusa.sample_task import choose_clips, task_requests
+    from pusa.dataset import read_metadata
+    from pusa.generate import GenerateSettings, plan_videos
+    from pusa.pipeline import describe_model, load_pipeline
+    from pusa.sample_task import choose_clips, held_out_clips, task_requests
     from pusa.sample_task import sample_task as make_videos
+    from pusa.text import check_prompts, count_text_tokens, load_tokenizer
 
-    requests = task_requests(task, choose_clips(dataset, clips, held_out=held_out), frames)
+    available = held_out_clips(dataset, cache, held_out) if cache else read_metadata(dataset)
+    requests = task_requests(task, choose_clips(available, clips), frames)
     negative = negative_prompt_file.read_text().strip() if negative_prompt_file else ""
     settings = GenerateSettings(
         size=ClipSize(frames=frames, height=height, width=width),
@@ -70,11 +78,16 @@ def sample_task(
         negative_prompt=negative,
         seed=seed,
     )
-    pipeline = load_pipeline(
-        model,
-        transformer=transformer,
-        loras=[(lora, lora_scale)] if lora else [],
-        dtype=torch_dtype(dtype),
-        device=device,
-    )
+    weights = {
+        "transformer": transformer,
+        "loras": [(lora, lora_scale)] if lora else [],
+        "dtype": torch_dtype(dtype),
+    }
+    # All that can be wrong is found before the weights are loaded, which takes minutes.
+    origin = describe_model(model, **weights)
+    tokenizer = load_tokenizer(model)
+    prompts = [request.prompt for request in requests]
+    check_prompts(tokenizer, prompts, count_text_tokens(tokenizer), negative_prompt=negative)
+    plan_videos(requests, settings, manifest.parent, origin=origin, overwrite=True)
+    pipeline = load_pipeline(model, **weights, device=device)
     make_videos(pipeline, requests, settings, manifest.parent).to_csv(manifest, index=False)

@@ -55,7 +55,7 @@ def plot_attention(
 
     Args:
         files: columns ``step, query, key, weight`` each, latent frames counted from 0; the JSON
-            beside a file tells its model, ``label``, and the ``steps_total``.
+            beside a file tells its model, ``label``, the ``block`` and the ``steps_total``.
         out: the PNG; a PDF is written beside it.
         labels: names of the models, in place of those in the JSON.
         note: stands below.
@@ -63,13 +63,16 @@ def plot_attention(
     Raises:
         FileNotFoundError: if a file or the JSON beside it is missing.
         ValueError: if a file lacks a column or a weight, a row of a map does not sum to 1, or
-            files differ in their steps or frames.
+            files differ in their block, steps or frames.
     """
     names = _names(files, labels)
     totals = sorted({_read_about(file, "steps_total") for file in files})
+    blocks = [_read_about(file, "block") for file in files]
     maps = [_read_maps(file) for file in files]
     steps, frames = list(maps[0]), len(next(iter(maps[0].values())))
-    for file, found in zip(files, maps, strict=True):
+    for file, found, block in zip(files, maps, blocks, strict=True):
+        if block != blocks[0]:
+            raise ValueError(f"{file} is of block {block}, but {files[0]} of block {blocks[0]}")
         if list(found) != steps or len(found[steps[0]]) != frames:
             raise ValueError(
                 f"{file} has steps {list(found)} of {len(found[next(iter(found))])} latent frames, "
@@ -78,8 +81,8 @@ def plot_attention(
     figure = new_figure(
         1.05 + 1.5 * len(files) + 1.6,
         "Figure 4: Attention between frames while the video is generated",
-        f"Self-attention of the last block, mean over heads and tokens. The colour scale is that "
-        f"of all maps; even in the square root. {note}".strip(),
+        f"Self-attention of block {blocks[0]}, counted from 0, mean over heads and tokens. The "
+        f"colour scale is that of all maps; even in the square root. {note}".strip(),
     )
     upper, lower = figure.subfigures(2, 1, height_ratios=[0.3 + 1.5 * len(files), 1.6])
     grid = upper.subplots(len(files), len(steps), squeeze=False, sharex=True, sharey=True)
@@ -141,8 +144,8 @@ def plot_drift(
     figure = new_figure(
         0.8 + 2.9 * len(files),
         "Figure 5: Relative change of parameters against the base",
-        "||W' - W|| / ||W|| of each parameter, on the same logarithmic scales in every row. "
-        f"{note}".strip(),
+        "||W' - W|| / ||W|| of each parameter, on the same logarithmic scales in every row. In the "
+        f"means, parameters that a LoRA leaves alone count as 0. {note}".strip(),
     )
     grid = figure.subplots(len(files), 3, squeeze=False, width_ratios=[1, 1.15, 1])
     for line, table, name in zip(grid, tables, names, strict=True):

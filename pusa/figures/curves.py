@@ -56,11 +56,13 @@ def plot_scores(study: Study, published: pd.DataFrame, out: Path) -> None:
         out: the PNG; a PDF is written beside it.
 
     Raises:
-        ValueError: if settings differ in their scorer.
+        ValueError: if settings differ in their scorer, or none is of Table 2.
     """
     main = main_setting(study.experiments)
     comparable = study.scorer == "vbench"
     ours = study.experiments[study.experiments["table"] == "2"]
+    if ours.empty:
+        raise ValueError("the experiments sheet has no rows of Table 2, expected some to plot")
     totals = [
         score_intervals(study.videos(row), ["total"])["total"] for row in ours.to_dict("records")
     ]

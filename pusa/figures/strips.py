@@ -30,6 +30,9 @@ from pusa.suite import SuitePrompt
 from pusa.video import read_settings, read_video, write_video
 
 COLUMNS = 7
+FIGURE3_PROMPTS = 2
+#: Figure 3's in the paper, a subject prompt of VBench-I2V.
+PAPER_PROMPT = "a man in a black suit and a sombrero, shouting loudly"
 SHEET_COLUMNS = 6
 SHEET_PROMPTS = 24
 SHEET_PIXELS = 256  # width of a clip in the contact sheet's video
@@ -123,6 +126,16 @@ def choose_frames(count: int, given: Sequence[Sequence[float]], columns: int) ->
     )
 
 
+def figure3_prompts(prompts: Sequence[SuitePrompt]) -> list[SuitePrompt]:
+    """The first subject prompts; before them the paper's own, if it is one of them."""
+    subjects = [prompt for prompt in prompts if prompt.kind == "subject"]
+    return sorted(subjects, key=lambda prompt: not _is_papers(prompt))[:FIGURE3_PROMPTS]
+
+
+def _is_papers(prompt: SuitePrompt) -> bool:
+    return prompt.prompt.strip().rstrip(".").lower() == PAPER_PROMPT
+
+
 @in_style
 def plot_figure3(
     prompts: Sequence[SuitePrompt],
@@ -167,6 +180,11 @@ def plot_figure3(
                 )
             )
         blocks.append(_Block(prompt.prompt, rows))
+    if not any(map(_is_papers, prompts)):
+        chosen = (
+            f"These are the first subject prompts of this run; the paper's is '{PAPER_PROMPT}'."
+        )
+        note = f"{chosen} {note}".strip()
     save(_draw(blocks, "Figure 3: Image-to-video results", note), out)
 
 

@@ -35,7 +35,7 @@ try:
             pusa_model_folder.check_baseline_folder(config["baseline"]["path"])
     # Prompts of each kind, in the whole suite and in the sheet's subset of it.
     PROMPTS = pusa_config.prompt_counts(config)
-    pusa_tasks.check_clips(config["tasks"])
+    pusa_tasks.check_clips(config)
 except (ValueError, FileNotFoundError) as error:
     raise WorkflowError(str(error))
 

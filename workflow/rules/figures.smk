@@ -207,7 +207,7 @@ rule plot_figure4:
     resources:
         **SMALL,
     params:
-        note=setting_sentence(),
+        note=analysed_sentence(),
     shell:
         "python -m pusa plot-attention {output.picture:q} {input.tables:q} --note {params.note:q}"
         " &> {log:q}"
@@ -232,7 +232,7 @@ rule plot_figure5:
     resources:
         **SMALL,
     params:
-        note=setting_sentence(),
+        note=analysed_sentence(),
     shell:
         "python -m pusa plot-drift {output.picture:q} {input.tables:q} --note {params.note:q}"
         " &> {log:q}"
@@ -302,7 +302,7 @@ for name, task in TASKS.items():
             videos=task_videos(name),
             number=task.figure,
             title=task.title,
-            note=f"{setting_sentence()} The clips were not trained on.",
+            note=task_sentence(),
         shell:
             "python -m pusa plot-strips {output.picture:q} {params.videos:q}"
             " --figure {params.number} --title {params.title:q} --note {params.note:q} &> {log:q}"

@@ -179,34 +179,29 @@ def score_files(study):
     return [RESULTS / "scores" / study / f"{name}.csv" for name in SETTINGS[study]]
 
 
-def task_clips():
-    """The folder of the clips that tasks take given frames from; None if there is none."""
-    if "dataset" in config["tasks"]:
-        return Path(config["tasks"]["dataset"])
-    if not TRAINED or config["cache"]["source"] == "released":
-        return None  # there are no clips to decode
-    return DATASET if TRAIN["validation_clips"] else None
+def task_clip_options(wildcards, input):
+    """Which clips of the folder: all, or those that training left out, by the cache."""
+    options = ["--clips", TASK_CLIPS]
+    if input.cache:
+        held_out = TRAIN["validation_clips"]
+        options += ["--cache", RESULTS / "cache", "--held-out", held_out]
+    return options
 
 
-def count_task_clips():
-    """Clips, and so videos, of each task."""
-    wanted = config["tasks"]["clips"]
-    if "dataset" in config["tasks"]:
-        return wanted
-    return min(wanted, TRAIN["validation_clips"])
-
-
-def task_clip_options():
-    held_out = "dataset" not in config["tasks"]
-    return f"--clips {count_task_clips()}" + (
-        f" --held-out {TRAIN['validation_clips']}" if held_out else ""
+def task_sentence():
+    """The setting of the task's videos, and where their clips are from."""
+    source = (
+        f"The clips are of {config['tasks']['dataset']}."
+        if "dataset" in config["tasks"]
+        else "The clips were held out from training."
     )
+    return f"{setting_sentence()} {source}"
 
 
 def task_videos(task):
     """The videos of a task, which lie beside their list."""
     folder = RESULTS / "samples/tasks" / task
-    return [folder / f"{n:04d}.mp4" for n in range(1, count_task_clips() + 1)]
+    return [folder / f"{n:04d}.mp4" for n in range(1, TASK_CLIPS + 1)]
 
 
 def adapted_options():
@@ -234,12 +229,24 @@ def setting_sentence():
     )
 
 
+def baseline_sentence():
+    """What Wan-I2V is in this run, should it be another model than the paper's."""
+    if not WITH_BASELINE or config["baseline"]["source"] != "tiny":
+        return ""
+    return " Wan-I2V of this run is a tiny model in its manner, trained from the same base."
+
+
 def compared_sentence():
     """How the videos of all compared models were made."""
     if not WITH_BASELINE:
         return setting_sentence()
     label, scale = shown_settings()[1].label, config["baseline"]["guidance_scale"]
-    return f"{setting_sentence()} {label}, guidance {scale:g}."
+    return f"{setting_sentence()} {label}, guidance {scale:g}.{baseline_sentence()}"
+
+
+def analysed_sentence():
+    """How the models of Figures 4 and 5 were made, which all run as the main setting does."""
+    return f"{setting_sentence()}{baseline_sentence()}"
 
 
 def negative_prompt_options(wildcards, input):
@@ -249,11 +256,13 @@ def negative_prompt_options(wildcards, input):
 
 def first_image_options(wildcards, input):
     """The first image and prompt of Figure 3, for Figure 4; not known before the suite is there."""
+    from pusa.figures.strips import figure3_prompts  # matplotlib, for this rule alone
+
     Path(input.suite).stat()  # its FileNotFoundError tells Snakemake so
-    one = {"subject": 1, "background": 0, "camera": 0}
-    (first,) = pusa_suite.read_suite(
-        SUITE, height=CLIP["height"], width=CLIP["width"], counts=one
+    taken = pusa_suite.read_suite(
+        SUITE, height=CLIP["height"], width=CLIP["width"], counts=SUBSET
     )
+    first = figure3_prompts(taken)[0]
     return ["--image", first.image, "--prompt", first.prompt]
 
 
@@ -321,7 +330,8 @@ def sample_figures():
 def figure_files():
     """All figures that the configuration allows, and what they are drawn from."""
     numbers = [1, 3, 4, 5, *sample_figures(), *(task.figure for task in TASKS.values())]
-    names = [f"figure{n}" for n in sorted(numbers)] + ["scores", "contact_sheet"]
+    names = [f"figure{n}" for n in sorted(numbers)] + ["contact_sheet"]
+    names += ["scores"] if (EXPERIMENTS["table"] == "2").any() else []
     names += ["losses"] if TRAINED else []
     return [
         expand(RESULTS / "figures/{name}.{kind}", name=names, kind=["png", "pdf"]),
@@ -345,7 +355,7 @@ def gpus_of_stages():
 
 
 def benchmark_files():
-    """Of the jobs behind the tables, so that costs are added up after them."""
+    """Of the jobs behind tables and figures, so that costs are added up after all of them."""
     jobs = [f"train_lora/{run.name}" for run in lora_logs("tables", "")]
     if WITH_BASELINE and config["baseline"]["source"] == "tiny":
         jobs.append("train_tiny_baseline")
@@ -359,6 +369,9 @@ def benchmark_files():
             for dimension in SCORED
             for n in range(score_jobs("tables", name))
         ]
+    jobs += [f"sample_task/{task}" for task in TASKS]
+    jobs += [f"measure_attention/{model}" for model in shown_models()]
+    jobs += [f"measure_drift/{model}" for model in shown_models()[1:]]
     return [RESULTS / "benchmarks" / f"{job}.tsv" for job in jobs]
 
 
@@ -381,5 +394,5 @@ def scale_sentence(study):
     )
     return made + (
         f"This run: {MODEL}, {CLIP['frames']} frames of {CLIP['width']}x{CLIP['height']},"
-        f" {sizes} {samples}."
+        f" {sizes} {samples}.{baseline_sentence() if study == 'tables' else ''}"
     )
