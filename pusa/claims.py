@@ -301,14 +301,16 @@ def write_claims(table: pd.DataFrame, out: Path, scale: str) -> None:
                     "claim": "" if n else name,  # once is enough
                     "column": row["column"],
                     "comparison": row["comparison"],
-                    "left": score_cell(row["published_left"]),
-                    "right": score_cell(row["published_right"]),
+                    "published left": score_cell(row["published_left"]),
+                    "published right": score_cell(row["published_right"]),
                     "published": row["published"],
-                    "difference": score_cell(row["difference"], row["low"], row["high"], sign="+"),
+                    "difference here": score_cell(
+                        row["difference"], row["low"], row["high"], sign="+"
+                    ),
                     "here": row["here"],
                 }
             )
-    text = "Left and right are the published numbers; the difference, left less right, is ours."
+    text = "Left and right are the rows of a comparison; the difference is left less right."
     sections = [
         ("", intro, pd.DataFrame(claims)),
         ("Comparisons", text, pd.DataFrame(comparisons)),

@@ -19,16 +19,19 @@ body { font: 14px/1.45 system-ui, sans-serif; margin: 2em; color: var(--text);
   background: var(--page); }
 p { max-width: 60em; }
 h1 + p:has(+ p) { font-size: 1.2em; }
-table { border-collapse: collapse; }
+table { border-collapse: separate; border-spacing: 0; }
 th, td { padding: .25em .5em; text-align: left; border-bottom: 1px solid var(--line); }
 td { vertical-align: top; }
-th { position: sticky; top: 0; background: var(--page); }
+th { position: sticky; top: 0; z-index: 1; background: var(--page); }
 th button { font: inherit; text-align: inherit; color: inherit; background: none; border: 0;
   padding: 0; cursor: pointer; text-decoration: underline dotted var(--faint); }
+th button::before { content: ""; position: absolute; inset: 0; }
 th[aria-sort=ascending] button::after { content: "\\a0\\2191"; }
 th[aria-sort=descending] button::after { content: "\\a0\\2193"; }
 .number { text-align: right; }
-td:first-child, th:first-child { min-width: 9em; }
+td:first-child, th:first-child { min-width: 9em; position: sticky; left: 0;
+  background: var(--page); }
+th:first-child { z-index: 2; }
 tr.here td { background: var(--ours); }
 small { display: block; color: var(--faint); white-space: nowrap; }
 @media (max-width: 45em) {
@@ -41,11 +44,13 @@ SCRIPT = """
 for (const table of document.querySelectorAll("table")) {
   const asWritten = [...table.tBodies];
   const heads = [...table.tHead.rows[0].cells];
+  const paired = table.querySelector(".published") !== null;
   heads.forEach((head, column) => head.firstChild.addEventListener("click", () => {
     const order = {none: "ascending", ascending: "descending", descending: "none"}[head.ariaSort];
     const numeric = head.className === "number";
     const value = body => {
-      const texts = [...body.rows].map(row => row.cells[column].textContent.trim());
+      const rows = paired ? body.querySelectorAll(".published") : body.rows;
+      const texts = [...rows].map(row => row.cells[column].textContent.trim());
       const text = texts.find(Boolean) ?? "";
       return numeric && text ? parseFloat(text.replaceAll(",", "")) : text;
     };
@@ -100,9 +105,9 @@ def write_page(title: str, sections: Sections, out: Path) -> None:
 
     A heading may be empty, a table None. Cells are shown as they are; a row whose column ``source``
     says ``here`` is highlighted. In HTML, a click on a column's name sorts by it: upwards,
-    downwards, as written; empty cells last. Rows that belong together stay so, by the first value
-    that they have: a published row, ours under it, and their difference; or rows under one whose
-    first cell they leave empty.
+    downwards, as written; empty cells last. Rows that belong together stay so: a published row,
+    ours under it, and their difference, by the published cell alone, as ours may be on another
+    scale; or rows under one whose first cell they leave empty, by the first value that they have.
     """
     markdown, html = [f"# {_markdown(title)}"], [f"<h1>{escape(title)}</h1>"]
     for heading, text, table in sections:
@@ -193,8 +198,8 @@ def _html_table(table: pd.DataFrame) -> str:
         sources.add(source)
         cells = zip(marks, map(_html, row.values()), strict=True)
         line = "".join(f"<td{mark}>{cell}</td>" for mark, cell in cells)
-        ours = ' class="here"' if source == "here" else ""
-        bodies[-1].append(f"<tr{ours}>{line}</tr>")
+        kind = f' class="{source}"' if source in ("published", "here") else ""
+        bodies[-1].append(f"<tr{kind}>{line}</tr>")
     rows = "\n".join("<tbody>" + "\n".join(body) + "</tbody>" for body in bodies)
     return f"<table><thead><tr>{head}</tr></thead>\n{rows}\n</table>"
 

@@ -291,6 +291,8 @@ def test_files(tmp_path, write, published, demo, scorer):
         assert "no published number (1 of 2 hold)" in text
         assert f"[{low:+.2f}, {high:+.2f}]" in text
         assert "97.78" in text
+        for heading in ("published left", "published right", "difference here"):
+            assert heading in text
         assert "nan" not in text.lower()
     for title in (markdown.splitlines()[0], html.split("<h1>")[1].split("</h1>")[0]):
         assert ("weight-free scores, not VBench" in title) == (scorer == "weight_free")

@@ -314,6 +314,23 @@ def test_configuration_keys_exist(page):
             assert key in schema["properties"][section]["properties"], f"{section}.{key}"
 
 
+def test_every_configuration_key_is_explained():
+    """In the first column of a table; `baseline.path`, `.repo` stands for two keys."""
+    page = (ROOT / "config/README.md").read_text()
+    explained = set()
+    for cell in re.findall(r"^\| (`[^|]*)\|", page, re.M):
+        first, *others = re.findall(r"`([^`]+)`", cell)
+        section = first.partition(".")[0]
+        explained |= {first, *(section + key if key[0] == "." else key for key in others)}
+    schema = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
+    keys = {
+        f"{section}.{key}" if key else section
+        for section, content in schema["properties"].items()
+        for key in content.get("properties", [""])
+    }
+    assert keys - explained == set()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_in_sentences_exist(page):
     """`pusa gather-scores --allow-partial` in a sentence: that command has that option."""

@@ -5,9 +5,19 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from pusa.claims import read_claims
 from pusa.cli import app
-from pusa.overview import Run, compare_totals, describe_result, read_run, write_overview
+from pusa.overview import (
+    SURPASSES,
+    Run,
+    compare_totals,
+    describe_result,
+    describe_setup,
+    read_run,
+    write_overview,
+)
 from pusa.page import Number
+from tests.mini import ROOT
 
 NAN = math.nan
 SCALE = "This run: a model, 12 prompts."
@@ -45,6 +55,12 @@ EFFECT_COLUMNS = [
 CLAIMS = {
     "number": [1, 1, 2, 3],
     "claim": ["<b>best</b>", "<b>best</b>", "follows", "kept"],
+    "column": ["i2v_subject", "total", "i2v_subject", "total"],
+    "comparison": ["ours > wan_i2v", "ours > wan_i2v", "ours > base", "ours > base"],
+    "difference": [1.5, NAN, 20.86, 2.35],
+    "low": [0.5, NAN, 9.93, -2.7],
+    "high": [2.5, NAN, 30.1, 6.85],
+    "here": ["holds", "not run", "holds", "not decided"],
     "source": ["Table 1", "Table 1", "Figure 3", "Figure 13"],
     "claim_published": ["holds", "holds", "no published number", "holds"],
     "claim_here": ["not run", "not run", "holds", "not run"],
@@ -112,8 +128,7 @@ def test_result_in_a_sentence(run):
         "The paper's main effect holds in this run: on i2v_subject, which tells how far a video "
         "keeps to the given image, the adapted model scores 57.02 and the base 36.16, a difference "
         "of +20.86 [+9.93, +30.10], with a 95 % interval; on the total it scores 52.75 and the "
-        "base 50.40, a difference of +2.35 [-2.70, +6.85] (not decided). "
-        "Adapted: pusa; base: base."
+        "base 50.40, a difference of +2.35 [-2.70, +6.85] (not decided)."
     )
 
 
@@ -133,7 +148,27 @@ def test_result_on_backgrounds_alone(run):
 def test_result_of_comparable_scores(run):
     shift = {"group": "ours", "source": "here - published", **scores(-0.25, -0.5, 0.125)}
     run.table1.loc[len(run.table1)] = shift
-    assert "; its total less the published one is -0.25 [-0.50, +0.12]. " in describe_result(run)
+    assert describe_result(run).endswith(
+        "; its total less the published one is -0.25 [-0.50, +0.12]."
+    )
+
+
+@pytest.mark.parametrize(
+    ("verdict", "said"), [("does not hold", "does not hold"), ("not decided", "is not decided")]
+)
+def test_result_against_wan_i2v(run, verdict, said):
+    run.claims.loc[1, ["difference", "low", "high"]] = [-11.0, -14.5, -7.375]
+    run.claims.loc[1, "here"] = verdict
+    assert describe_result(run).endswith(
+        "; its total less that of this run's Wan-I2V is -11.00 [-14.50, -7.38]: that Pusa "
+        f"surpasses Wan-I2V {said} here."
+    )
+
+
+def test_claims_have_the_comparison_with_wan_i2v():
+    claims = read_claims(ROOT / "config/claims.yaml")
+    found = {(str(c), c.column) for claim in claims for c in claim.comparisons}
+    assert (SURPASSES, "total") in found
 
 
 def test_page(run, tmp_path):
@@ -154,6 +189,24 @@ def test_page(run, tmp_path):
     assert "numpy" not in text
     html = (tmp_path / "overview.html").read_text()
     assert "&lt;b&gt;best&lt;/b&gt;" in html and "<b>best" not in html
+
+
+@pytest.mark.parametrize(
+    ("baseline", "said"),
+    [
+        ({"source": "hub", "path": "models/i2v"}, "models/i2v"),
+        (
+            {"source": "tiny", "path": "results/i2v", "steps": 200},
+            "trained here for 200 iterations in Wan-I2V's manner: results/i2v",
+        ),
+    ],
+)
+def test_what_ran(run, baseline, said):
+    assert "Wan-I2V" not in describe_setup(run)
+    run.provenance["config"] = PROVENANCE["config"] | {"baseline": baseline}
+    facts = describe_setup(run)
+    assert facts["Wan-I2V"] == said
+    assert (facts["adapted"], facts["base"]) == ("pusa", "base")
 
 
 def test_released_lora_without_a_price(run, tmp_path):
