@@ -31,7 +31,7 @@ def open_page(browser: Browser, url: str, **options) -> Iterator[Page]:
 
     def read_failure(request) -> None:
         if request.failure != "net::ERR_ABORTED":  # the page itself let go of a video
-            wrong.append(f"failed: {request.url[:100]}, {request.failure}")
+            wrong.append(f"failed: {request.url[-100:]}, {request.failure}")
 
     def read_console(message) -> None:
         if message.type == "error":
@@ -39,7 +39,7 @@ def open_page(browser: Browser, url: str, **options) -> Iterator[Page]:
 
     def read_request(request) -> None:
         if not request.url.startswith(("file:", "data:", "blob:")):
-            wrong.append(f"outside: {request.url[:100]}")
+            wrong.append(f"outside: {request.url[-100:]}")
 
     page.on("requestfailed", read_failure)
     page.on("console", read_console)

@@ -386,7 +386,10 @@ def test_loss_that_is_not_finite(tmp_path, other_cache, model):
     files = (other_cache, model / "transformer", tmp_path)
     errors = finish(start_torchrun(2, *files, checkpoint_every=1, micro_batch=1), exit_code=1)
     file = LatentCache(other_cache).clips[poisoned]["file"]
-    assert errors == [
+    # Threads of the other process that still run may write behind it, without a new line.
+    assert [
+        line.removesuffix("terminate called without an active exception") for line in errors
+    ] == [
         f"error: the loss is nan at iteration 2, with the clips {file} "
         f"(tensor {poisoned} of latents-00000.safetensors)"
     ]

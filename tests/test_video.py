@@ -493,7 +493,8 @@ def test_pixels_that_are_not_square(tmp_path, clip):
 def test_odd_size_and_ten_bits(tmp_path):
     frames = np.zeros((5, 33, 51, 3), np.uint8)
     frames[:, 10:, 20:] = (200, 120, 40)
-    recorded(tmp_path / "a.mkv", frames, codec="ffv1", pix_fmt="yuv444p10le")
+    # Not yuv444p10le: FFmpeg was seen to write a picture of odd width in it in two ways.
+    recorded(tmp_path / "a.mkv", frames, codec="ffv1", pix_fmt="gbrp10le")
     assert np.abs(read_frames(tmp_path / "a.mkv", 1, 5) - frames.astype(int)).max() <= 2
 
 
