@@ -54,6 +54,9 @@ def show(page, category, label):
 
 def test_overview_is_where_the_first_page_says(page):
     assert "0. Overview" in page.locator("p strong").all_inner_texts()
+    # and it is the first of the results
+    listed = [name for name in page.locator("nav li").all_inner_texts() if name in CATEGORIES]
+    assert listed == CATEGORIES
     frame = show(page, OVERVIEW, "Overview")
     assert frame.locator("h1").inner_text().startswith("Pusa V1.0, reproduced")
     assert "The paper's main effect" in frame.locator("p").first.inner_text()

@@ -77,22 +77,24 @@ def attention(
     from pusa.clip import ClipSize
     from pusa.conditioning import Placement, read_conditions
     from pusa.flow import sigma_grid
+    from pusa.text import check_prompts, count_text_tokens, load_tokenizer
 
     size = ClipSize(frames=frames, height=height, width=width)
     placement = Placement(file=image, source=1, first=1, last=1, multipliers=(0.0,))
     conditions = read_conditions([placement], size)
     negative = negative_prompt_file.read_text().strip() if negative_prompt_file else ""
     settings = {"size": size, "steps": steps, "guidance_scale": guidance_scale}
+    tokenizer = load_tokenizer(model)
+    length = count_text_tokens(tokenizer)
+    check_prompts(tokenizer, [prompt], length, negative_prompt=negative)
     if baseline:
         from pusa.baseline import continue_image, load_baseline
         from pusa.models import latent_shape
         from pusa.sampler import noise_for
-        from pusa.text import check_prompts, count_text_tokens, encode_prompts, load_text_encoder
+        from pusa.text import encode_prompts, load_text_encoder
 
         pipeline = load_baseline(baseline, torch_dtype(dtype), device)
-        tokenizer, encoder = load_text_encoder(model, torch_dtype(dtype))
-        length = count_text_tokens(tokenizer)
-        check_prompts(tokenizer, [prompt], length)
+        _, encoder = load_text_encoder(model, torch_dtype(dtype))
         embeds = encode_prompts(tokenizer, encoder.to(device), [prompt, negative], length)
         del encoder
         sample = partial(

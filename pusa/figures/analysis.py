@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import PowerNorm
 
+from pusa.drift import mean_by_block, mean_by_module
 from pusa.figures import BLUE, GREY, MODEL_NAMES, SMALL_SIZE, in_style, new_figure, save
 
 #: Kinds of module, from the input of the network to its output.
@@ -149,14 +150,13 @@ def plot_drift(
     )
     grid = figure.subplots(len(files), 3, squeeze=False, width_ratios=[1, 1.15, 1])
     for line, table, name in zip(grid, tables, names, strict=True):
-        by_module = table.groupby("module")["relative_change"].mean().reindex(modules)
-        _draw_modules(line[0], by_module)
+        _draw_modules(line[0], mean_by_module(table).reindex(modules))
         largest = table.nlargest(LARGEST, "relative_change").iloc[::-1]
         line[1].barh([short_name(p) for p in largest["parameter"]], largest["relative_change"])
         line[1].tick_params("y", length=0)
         line[1].margins(y=0.01)
         line[1].set_xscale("log")
-        by_block = table.groupby("block")["relative_change"].mean()
+        by_block = mean_by_block(table)
         line[2].plot(by_block.index.astype(int), by_block, marker="o", ms=2.5)
         line[2].set(xlabel="block", yscale="log")
         line[0].set_ylabel(name, size="large", weight="bold")

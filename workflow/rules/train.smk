@@ -122,7 +122,7 @@ rule merge_lora:
     threads: on(gpu=8, cpu=1)  # a rank of 512 is mostly multiplication
     resources:
         mem_mb=on(gpu=16_000, cpu=0),  # tensor by tensor, whatever the model's size
-        runtime=on(gpu=240, cpu=20),  # reads and writes 57 GB in float32
+        runtime=on(gpu=240, cpu=20),  # reads and writes 56 GB in float32
     params:
         transformer=MODEL / "transformer",
         alpha=lambda wildcards: setting_of(wildcards).alpha,
