@@ -39,7 +39,7 @@ vbench: $(VENV)-vbench/installed
 
 # The tests of the real VBench code, on stand-in networks; make test skips them without it.
 test-vbench: $(VENV)/installed $(VENV)-vbench/installed
-	$(RUN) python -m pytest tests/test_vbench.py
+	$(RUN) python -m pytest tests/score/test_vbench.py
 
 effects: $(VENV)/installed
 	$(RUN) snakemake $(FLAGS) effects $(DEMO)

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from pusa.attention import frame_attention
+from pusa.models.attention import frame_attention
 
 FRAMES, HEAD_DIM = 21, 128
 

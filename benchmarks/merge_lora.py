@@ -83,7 +83,7 @@ def build(args: argparse.Namespace) -> dict:
     import torch
     from diffusers import WanTransformer3DModel
 
-    from pusa.lora import LoraInfo, fingerprint, save_lora
+    from pusa.models.lora import LoraInfo, fingerprint, save_lora
 
     torch.manual_seed(0)
     torch.set_default_dtype(getattr(torch, args.dtype))
@@ -130,7 +130,7 @@ def copy(args: argparse.Namespace) -> dict:
 
 def merge_streaming(args: argparse.Namespace) -> dict:
     """Merge with this library."""
-    from pusa.lora import merge_lora
+    from pusa.models.lora import merge_lora
 
     with Measurement() as measurement:
         lora = args.folder / "lora.safetensors"
@@ -163,8 +163,8 @@ def merge_with_peft(args: argparse.Namespace) -> dict:
 
 def compare(args: argparse.Namespace) -> float:
     """The largest difference between the two merged models; both differ from the base."""
-    from pusa.model_folder import weight_files
-    from pusa.safetensors_stream import read_header, read_tensor
+    from pusa.models.folder import weight_files
+    from pusa.models.stream import read_header, read_tensor
 
     homes = {}
     for variant in ("ours", "peft", "base"):

@@ -10,17 +10,17 @@ __version__ = "0.1.0"
 
 _HOME = {
     "ClipSize": "pusa.clip",
-    "load_pipeline": "pusa.pipeline",
-    "parse_placement": "pusa.conditioning",
-    "read_conditions": "pusa.conditioning",
-    "write_video": "pusa.video",
+    "load_pipeline": "pusa.sample.pipeline",
+    "parse_placement": "pusa.sample.conditioning",
+    "read_conditions": "pusa.sample.conditioning",
+    "write_video": "pusa.data.video",
     "VTAWanTransformer3DModel": "pusa.transformer",
     "sample_latents": "pusa.sampler",
     "model_velocity": "pusa.sampler",
     "sigma_grid": "pusa.flow",
     "sample_sigma": "pusa.flow",
     "fafm_loss": "pusa.flow",
-    "merge_lora": "pusa.lora",
+    "merge_lora": "pusa.models.lora",
 }
 __all__ = [*_HOME]
 

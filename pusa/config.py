@@ -7,9 +7,8 @@ from pathlib import Path
 import jsonschema
 import yaml
 
-from pusa import vbench
 from pusa.clip import count_latent_frames
-from pusa.suite import KINDS, VBENCH_COUNTS, count_prompts
+from pusa.data.suite import KINDS, VBENCH_COUNTS, VBENCH_MIN_SIDE, count_prompts
 
 
 def check_config(config: dict, schema: str | Path) -> None:
@@ -29,10 +28,10 @@ def check_config(config: dict, schema: str | Path) -> None:
     except ValueError as error:
         raise ValueError(f"config key clip.frames: {error}") from None
     for side in ("height", "width"):
-        if config["score"]["scorer"] == "vbench" and config["clip"][side] < vbench.MIN_SIDE:
+        if config["score"]["scorer"] == "vbench" and config["clip"][side] < VBENCH_MIN_SIDE:
             raise ValueError(
                 f"config key clip.{side}: found {config['clip'][side]}, expected at least "
-                f"{vbench.MIN_SIDE} with score.scorer vbench, which scores smaller clips wrong"
+                f"{VBENCH_MIN_SIDE} with score.scorer vbench, which scores smaller clips wrong"
             )
     if config["lora"]["source"] == "released":
         return

@@ -15,10 +15,10 @@ from diffusers import (
     WanTransformer3DModel,
 )
 
-from pusa.cache import cache_latents, cache_prompts
 from pusa.clip import ClipSize
-from pusa.suite import read_suite
-from pusa.text import load_text_encoder
+from pusa.data.cache import cache_latents, cache_prompts
+from pusa.data.suite import read_suite
+from pusa.models.text import load_text_encoder
 from pusa.tiny.dataset import write_dataset, write_suite
 from pusa.tiny.text import TEXT_DIM, TEXT_TOKENS, write_text_encoder
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 LEARNING_RATE = 0.01
-#: `pusa.train.TrainSettings`, and the options of `pusa train-lora`.
+#: `pusa.train.loop.TrainSettings`, and the options of `pusa train-lora`.
 SETTINGS = {
     "method": "lora",
     "rank": 2,
@@ -31,7 +31,7 @@ SETTINGS = {
 
 
 def settings_of(**changes):
-    from pusa.train import TrainSettings
+    from pusa.train.loop import TrainSettings
 
     return TrainSettings(**{**SETTINGS, **changes})
 
@@ -54,7 +54,7 @@ def process_group():
 def start_processes(processes, cache, transformer, folder, checkpoint_every=50, **changes):
     """Train in ``folder/out`` and ``folder/state`` with processes that need not import anything."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pusa.train"])
+    context.set_forkserver_preload(["pusa.train.loop"])
     port = _free_port()
     started = []
     for rank in range(processes):
@@ -68,7 +68,7 @@ def start_processes(processes, cache, transformer, folder, checkpoint_every=50, 
 def _train(environment, cache, transformer, folder, checkpoint_every, changes):
     import torch
 
-    from pusa import train
+    from pusa.train import loop as train
 
     os.environ.update(environment)
     torch.set_num_threads(1)

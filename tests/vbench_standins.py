@@ -27,10 +27,10 @@ from vbench.third_party.amt.utils.build_utils import build_from_cfg
 from vbench.third_party.RAFT.core.raft import RAFT
 from vbench2_beta_i2v import VBenchI2V
 
-from pusa.aggregate import NAMES
-from pusa.suite import INFO_FILE, read_suite
-from pusa.vbench.run import score_videos
-from pusa.vbench.weights import dimension_files
+from pusa.data.suite import INFO_FILE, read_suite
+from pusa.score.arithmetic import NAMES
+from pusa.score.vbench import score_videos
+from pusa.score.vbench_weights import dimension_files
 
 DINO_HUB = '''
 import torch
@@ -97,7 +97,7 @@ def shrink_dreamsim() -> None:
 
 
 def write_weights(folder: Path) -> None:
-    """Write every file that `pusa.vbench.run` wants."""
+    """Write every file that `pusa.score.vbench` wants."""
     torch.manual_seed(0)
     hub = folder / "torch/hub"
     for name in ("facebookresearch_dino_main", "facebookresearch_co-tracker_main", "checkpoints"):

@@ -73,11 +73,11 @@ def attention(
     device = choose_device(device)
     from functools import partial
 
-    from pusa.attention import first_frame_mass, maps_at_steps, write_attention
     from pusa.clip import ClipSize
-    from pusa.conditioning import Placement, read_conditions
     from pusa.flow import sigma_grid
-    from pusa.text import check_prompts, count_text_tokens, load_tokenizer
+    from pusa.models.attention import first_frame_mass, maps_at_steps, write_attention
+    from pusa.models.text import check_prompts, count_text_tokens, load_tokenizer
+    from pusa.sample.conditioning import Placement, read_conditions
 
     size = ClipSize(frames=frames, height=height, width=width)
     placement = Placement(file=image, source=1, first=1, last=1, multipliers=(0.0,))
@@ -88,10 +88,10 @@ def attention(
     length = count_text_tokens(tokenizer)
     check_prompts(tokenizer, [prompt], length, negative_prompt=negative)
     if baseline:
-        from pusa.baseline import continue_image, load_baseline
-        from pusa.models import latent_shape
+        from pusa.models.load import latent_shape
+        from pusa.models.text import encode_prompts, load_text_encoder
+        from pusa.sample.baseline import continue_image, load_baseline
         from pusa.sampler import noise_for
-        from pusa.text import encode_prompts, load_text_encoder
 
         pipeline = load_baseline(baseline, torch_dtype(dtype), device)
         _, encoder = load_text_encoder(model, torch_dtype(dtype))
@@ -107,7 +107,7 @@ def attention(
             **settings,
         )
     else:
-        from pusa.pipeline import load_pipeline
+        from pusa.sample.pipeline import load_pipeline
 
         pipeline = load_pipeline(
             model,
@@ -164,7 +164,7 @@ def drift(
         )
     if other and scale is not None:
         raise ValueError("--scale is for --lora, found it with --other")
-    from pusa.drift import lora_drift, mean_by_block, mean_by_module, transformer_drift
+    from pusa.models.drift import lora_drift, mean_by_block, mean_by_module, transformer_drift
 
     if other:
         changes = transformer_drift(base, other)

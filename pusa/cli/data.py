@@ -26,8 +26,8 @@ def cache_latents(
 ) -> None:
     """Encode the clips and captions of DATASET with MODEL's VAE and text encoder."""
     device = choose_device(device)
-    from pusa import cache
     from pusa.clip import ClipSize
+    from pusa.data import cache
 
     cache.cache_latents(
         dataset,
@@ -54,8 +54,8 @@ def cache_prompts(
 ) -> None:
     """Embed the prompts of SUITE with MODEL's text encoder."""
     device = choose_device(device)
-    from pusa import cache
-    from pusa.suite import read_suite
+    from pusa.data import cache
+    from pusa.data.suite import read_suite
 
     negative = negative_prompt_file.read_text().strip() if negative_prompt_file else ""
     prompts = {p.prompt for p in read_suite(suite, height=height, width=width)}

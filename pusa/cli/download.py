@@ -20,7 +20,7 @@ def download(
     ] = None,
 ) -> None:
     """Download a model or dataset from the hub into FOLDER, and check every file."""
-    from pusa.download import download_repository
+    from pusa.data.download import download_repository
 
     download_repository(repo, folder, kind=kind, revision=revision, include=include or ())
 
@@ -36,10 +36,10 @@ def download_vbench(
     where they belong.
     """
     if suite is not None:
-        from pusa.download import download_suite
+        from pusa.data.download import download_suite
 
         download_suite(suite)
     if weights is not None:
-        from pusa.vbench.weights import download_weights
+        from pusa.score.vbench_weights import download_weights
 
         download_weights(weights)

@@ -51,8 +51,8 @@ def plot_scores(
 ) -> None:
     """Plot total score against alpha, rank, iterations and steps, beside the paper's."""
     from pusa.figures.curves import plot_scores
-    from pusa.study import read_study
-    from pusa.tables import read_published
+    from pusa.report.study import read_study
+    from pusa.report.tables import read_published
 
     subset = prompt_counts(subject, background, camera)
     study = read_study(experiments, scores, seed=seed, subset=subset)
@@ -108,9 +108,9 @@ def plot_figure3(
     camera: Camera = None,
 ) -> None:
     """Figure 3: the same image and prompt through base with VTA, Wan-I2V, and adapted model."""
+    from pusa.data.suite import read_suite
     from pusa.experiments import base_setting, main_setting, read_experiments
     from pusa.figures.strips import figure3_prompts, plot_figure3
-    from pusa.suite import read_suite
 
     sheet = read_experiments(experiments, seed=seed)
     main = main_setting(sheet)
@@ -165,9 +165,9 @@ def plot_samples(
 
     import numpy as np
 
+    from pusa.data.suite import read_suite
     from pusa.experiments import main_setting, read_experiments
     from pusa.figures.strips import figure3_prompts, plot_strips
-    from pusa.suite import read_suite
 
     setting = replace(main_setting(read_experiments(experiments, seed=seed)), task=task)
     counts = prompt_counts(subject, background, camera)
@@ -214,9 +214,9 @@ def contact_sheet(
     camera: Camera = None,
 ) -> None:
     """Show the main setting's videos: OUT with the suffixes .png, .pdf and .mp4."""
+    from pusa.data.suite import read_suite
     from pusa.experiments import main_setting, read_experiments
     from pusa.figures.strips import make_contact_sheet
-    from pusa.suite import read_suite
 
     setting = main_setting(read_experiments(experiments, seed=seed))
     counts = prompt_counts(subject, background, camera)

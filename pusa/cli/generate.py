@@ -130,10 +130,16 @@ def generate(
             "`torchrun --nproc-per-node N -m pusa generate`"
         )
     from pusa.clip import ClipSize
-    from pusa.conditioning import parse_placement
-    from pusa.generate import GenerateSettings, Request, generate_videos, name_prompts, plan_videos
-    from pusa.pipeline import check_size, describe_model, load_pipeline, read_config
-    from pusa.text import check_prompts, count_text_tokens, load_tokenizer
+    from pusa.models.text import check_prompts, count_text_tokens, load_tokenizer
+    from pusa.sample.conditioning import parse_placement
+    from pusa.sample.generate import (
+        GenerateSettings,
+        Request,
+        generate_videos,
+        name_prompts,
+        plan_videos,
+    )
+    from pusa.sample.pipeline import check_size, describe_model, load_pipeline, read_config
 
     tell_warnings_once()
     wanted = read_prompts(prompt, prompts)

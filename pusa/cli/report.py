@@ -44,9 +44,15 @@ def tables(
     """
     import pandas as pd
 
-    from pusa.costs import describe_costs
-    from pusa.study import read_study
-    from pusa.tables import make_table1, make_table2, read_published, write_table1, write_table2
+    from pusa.report.costs import describe_costs
+    from pusa.report.study import read_study
+    from pusa.report.tables import (
+        make_table1,
+        make_table2,
+        read_published,
+        write_table1,
+        write_table2,
+    )
 
     study = read_study(
         experiments,
@@ -75,9 +81,9 @@ def audit(
     seed: Seed = None,
 ) -> None:
     """Report what is wrong in published tables: OUT with the suffixes .csv, .md and .html."""
-    from pusa.audit import audit_tables, same_settings, video_counts, write_audit
     from pusa.experiments import read_experiments
-    from pusa.tables import read_published
+    from pusa.report.audit import audit_tables, same_settings, video_counts, write_audit
+    from pusa.report.tables import read_published
 
     one, two = read_published(table1), read_published(table2)
     same = same_settings(read_experiments(experiments, seed=seed)) if experiments else None
@@ -102,9 +108,9 @@ def check_claims(
     allow_partial: AllowPartial = False,
 ) -> None:
     """Check the paper's claims on its numbers and on ours: OUT as .csv, .md and .html."""
-    from pusa.claims import evaluate_claims, read_claims, write_claims
-    from pusa.study import read_study
-    from pusa.tables import read_published
+    from pusa.report.claims import evaluate_claims, read_claims, write_claims
+    from pusa.report.study import read_study
+    from pusa.report.tables import read_published
 
     study = read_study(
         experiments,
@@ -134,8 +140,8 @@ def effects(
     camera: Camera = None,
 ) -> None:
     """Measure the paper's effects; write OUT with the suffixes .csv, .md and .html."""
-    from pusa.effects import measure_effects, validation_losses, write_effects
-    from pusa.study import read_study
+    from pusa.report.effects import measure_effects, validation_losses, write_effects
+    from pusa.report.study import read_study
 
     subset = prompt_counts(subject, background, camera)
     study = read_study(experiments, scores, seed=seed, subset=subset, effect_seeds=effect_seed)
@@ -152,7 +158,7 @@ def measure_costs(
     usd_per_gpu_hour: Annotated[float | None, typer.Option()] = None,
 ) -> None:
     """Add up hours, GPU-hours and cost of every stage."""
-    from pusa import costs
+    from pusa.report import costs
 
     counts = dict(item.partition("=")[::2] for item in gpus or [])
     for stage, n in counts.items():
@@ -184,7 +190,7 @@ def record_provenance(
 
     import pandas as pd
 
-    from pusa import provenance
+    from pusa.report import provenance
 
     record = provenance.collect_provenance(
         json.loads(config),
@@ -206,7 +212,7 @@ def overview(
     scale: Scale = "",
 ) -> None:
     """Write what a run shows on one page: OUT with the suffixes .md and .html."""
-    from pusa.overview import read_run, write_overview
+    from pusa.report.overview import read_run, write_overview
 
     write_overview(read_run(tables, effects), out, scale)
 
@@ -221,7 +227,7 @@ def gallery(
 
     If OUT ends in .html it is one page with small copies of as many videos as the report shows.
     """
-    from pusa.gallery import find_samples, write_gallery, write_video_page
+    from pusa.report.gallery import find_samples, write_gallery, write_video_page
 
     write = write_video_page if out.suffix == ".html" else write_gallery
     write(title, find_samples(samples), out)

@@ -55,8 +55,8 @@ def sample_suite(
     """Make the videos of SUITE beside the file MANIFEST, which lists them."""
     device = choose_device(device)
     from pusa.clip import ClipSize
-    from pusa.sample_suite import SampleSettings, generate_suite
-    from pusa.suite import read_suite
+    from pusa.data.suite import read_suite
+    from pusa.sample.sample_suite import SampleSettings, generate_suite
 
     taken = read_suite(
         suite, height=height, width=width, counts=prompt_counts(subject, background, camera)

@@ -31,9 +31,9 @@ def score(
     width: Width,
 ) -> None:
     """Score videos by weight-free measures (not VBench): OUT, one row per video and measure."""
-    from pusa.measures import measure_videos
-    from pusa.scores import write_scores
-    from pusa.suite import read_manifests, read_suite
+    from pusa.data.suite import read_manifests, read_suite
+    from pusa.score.files import write_scores
+    from pusa.score.weight_free import measure_videos
 
     videos, folder = read_manifests(manifests)
     references = suite / "reference"
@@ -58,9 +58,9 @@ def check_vbench(
     samples: Annotated[int, typer.Option(help="Videos per prompt.")] = 1,
 ) -> None:
     """Check that VBench can score SUITE here. Runs in its environment."""
-    from pusa.suite import read_suite
-    from pusa.vbench.run import check_environment, check_suite
-    from pusa.vbench.weights import check_weights
+    from pusa.data.suite import read_suite
+    from pusa.score.vbench import check_environment, check_suite
+    from pusa.score.vbench_weights import check_weights
 
     check_weights(weights)
     check_suite(read_suite(suite, height=height, width=width), samples)
@@ -81,10 +81,10 @@ def score_vbench(
 ) -> None:
     """Score videos with VBench on one dimension: OUT, a row per video. Runs in its environment."""
     device = choose_device(device)
-    from pusa.scores import write_scores
-    from pusa.suite import read_manifests, read_suite
-    from pusa.vbench.run import score_videos
-    from pusa.video import check_samples
+    from pusa.data.suite import read_manifests, read_suite
+    from pusa.data.video import check_samples
+    from pusa.score.files import write_scores
+    from pusa.score.vbench import score_videos
 
     videos, folder = read_manifests(manifests)
     files = [folder / file for file in videos["file"]]
@@ -113,8 +113,8 @@ def gather_scores(
     allow_partial: AllowPartial = False,
 ) -> None:
     """Check that every video has every score that SUITE asks for, and put them into one file."""
-    from pusa.scores import gather_scores, write_scores
-    from pusa.suite import read_manifests, read_prompts
+    from pusa.data.suite import read_manifests, read_prompts
+    from pusa.score.files import gather_scores, write_scores
 
     videos, _ = read_manifests(manifests)
     prompts = read_prompts(suite, prompt_counts(subject, background, camera))

@@ -16,7 +16,7 @@ from pusa.cli.options import (
     choose_device,
     torch_dtype,
 )
-from pusa.tasks import TASKS
+from pusa.sample.tasks import TASKS
 
 TaskName = StrEnum("TaskName", {name: name for name in TASKS})
 
@@ -60,12 +60,12 @@ def sample_task(
         raise ValueError("--cache and --held-out go together, found one without the other")
     device = choose_device(device)
     from pusa.clip import ClipSize
-    from pusa.dataset import read_metadata
-    from pusa.generate import GenerateSettings, plan_videos
-    from pusa.pipeline import describe_model, load_pipeline
-    from pusa.sample_task import choose_clips, held_out_clips, task_requests
-    from pusa.sample_task import sample_task as make_videos
-    from pusa.text import check_prompts, count_text_tokens, load_tokenizer
+    from pusa.data.dataset import read_metadata
+    from pusa.models.text import check_prompts, count_text_tokens, load_tokenizer
+    from pusa.sample.generate import GenerateSettings, plan_videos
+    from pusa.sample.pipeline import describe_model, load_pipeline
+    from pusa.sample.sample_task import choose_clips, held_out_clips, task_requests
+    from pusa.sample.sample_task import sample_task as make_videos
 
     available = held_out_clips(dataset, cache, held_out) if cache else read_metadata(dataset)
     requests = task_requests(task, choose_clips(available, clips), frames)

@@ -56,9 +56,9 @@ def tiny_vae(
     """Train the video autoencoder."""
     import numpy as np
 
-    from pusa.dataset import read_metadata
+    from pusa.data.dataset import read_metadata
+    from pusa.data.video import read_video
     from pusa.tiny import vae
-    from pusa.video import read_video
 
     videos = np.stack([read_video(clip.path) for clip in read_metadata(data)[:clips]])
     vae.train_vae(videos, out, steps=steps, seed=seed)

@@ -57,7 +57,7 @@ def train_lora(
     Stopped, by a signal or its budget, the same command goes on from the last checkpoint.
     """
     choose_device(device)
-    from pusa import train
+    from pusa.train import loop as train
 
     settings = train.TrainSettings(
         method=method,
@@ -99,7 +99,7 @@ def merge_lora(
     out: Annotated[Path, typer.Option(help="Folder to write, new or empty.")],
 ) -> None:
     """Merge a LoRA into a transformer, one tensor at a time."""
-    from pusa import lora as lora_files
+    from pusa.models import lora as lora_files
 
     lora_files.merge_lora(base, lora, out, lora_scale=scale)
 
@@ -112,7 +112,7 @@ def convert_lora(
     rank: Annotated[int | None, typer.Option(help="Refuse a LoRA of another rank.")] = None,
 ) -> None:
     """Write the LoRA file IN with the tensor names that others read."""
-    from pusa import lora as lora_files
+    from pusa.models import lora as lora_files
 
     before, after = lora_files.convert_lora(source, out, to=to, rank=rank)
     per_frame = {True: "yes", False: "no", None: "unknown"}[lora_files.lora_info(after).vectorized]

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import PowerNorm
 
-from pusa.drift import mean_by_block, mean_by_module
-from pusa.figures import BLUE, GREY, MODEL_NAMES, SMALL_SIZE, in_style, new_figure, save
+from pusa.figures.style import BLUE, GREY, MODEL_NAMES, SMALL_SIZE, in_style, new_figure, save
+from pusa.models.drift import mean_by_block, mean_by_module
 
 #: Kinds of module, from the input of the network to its output.
 MODULES = (

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 
 from pusa.experiments import main_setting, published_key
-from pusa.figures import VERMILLION, in_style, new_figure, save
-from pusa.intervals import score_intervals
-from pusa.study import NOT_VBENCH, Study
+from pusa.figures.style import VERMILLION, in_style, new_figure, save
+from pusa.report.study import NOT_VBENCH, Study
+from pusa.score.intervals import score_intervals
 
 LOSSES = {
     "training": "training (mean of 20 iterations)",
@@ -51,8 +51,8 @@ def plot_scores(study: Study, published: pd.DataFrame, out: Path) -> None:
     A panel that the sheet has nothing for is left empty.
 
     Args:
-        study: from `pusa.study.read_study`, with the scores of every setting.
-        published: the published Table 2, from `pusa.tables.read_published`.
+        study: from `pusa.report.study.read_study`, with the scores of every setting.
+        published: the published Table 2, from `pusa.report.tables.read_published`.
         out: the PNG; a PDF is written beside it.
 
     Raises:

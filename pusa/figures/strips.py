@@ -1,7 +1,7 @@
 """Strips of frames: Figures 3 and 6 to 13, and the contact sheet.
 
 Frames are named as people count them, from 1, and those that were given are marked in colour and
-in words, after what `pusa.video.read_settings` finds in a video.
+in words, after what `pusa.data.video.read_settings` finds in a video.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from pusa.data.image import load_image
+from pusa.data.suite import SuitePrompt
+from pusa.data.video import read_settings, read_video, write_video
 from pusa.experiments import Setting
-from pusa.figures import (
+from pusa.figures.style import (
     GREY,
     MODEL_NAMES,
     SMALL_SIZE,
@@ -25,9 +28,6 @@ from pusa.figures import (
     save,
     wrap,
 )
-from pusa.image import load_image
-from pusa.suite import SuitePrompt
-from pusa.video import read_settings, read_video, write_video
 
 COLUMNS = 7
 FIGURE3_PROMPTS = 2

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pusa.costs import TRAINING
 from pusa.experiments import Setting
-from pusa.figures import BLUE, GREY, SMALL_SIZE, VERMILLION, in_style, new_figure, save
-from pusa.study import NOT_VBENCH
+from pusa.figures.style import BLUE, GREY, SMALL_SIZE, VERMILLION, in_style, new_figure, save
+from pusa.report.costs import TRAINING
+from pusa.report.study import NOT_VBENCH
 
 BASELINE_TRAINING = "train_tiny_baseline"  # stage of the costs
 COLOURS = {"Wan-I2V": VERMILLION, "Pusa": BLUE}
@@ -49,8 +49,8 @@ def plot_figure1(
     downloaded.
 
     Args:
-        table1: from `pusa.tables.make_table1`, with the published rows.
-        costs: from `pusa.costs.measure_costs`.
+        table1: from `pusa.report.tables.make_table1`, with the published rows.
+        costs: from `pusa.report.costs.measure_costs`.
         out: the PNG; a PDF is written beside it.
         main: the setting of Pusa in this run.
         baseline: that of Wan-I2V; None if the sheet has none.

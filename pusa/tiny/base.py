@@ -5,10 +5,10 @@ from pathlib import Path
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
 
-from pusa.cache import LatentCache
+from pusa.data.cache import LatentCache
 from pusa.flow import TRAIN_TIMESTEPS, fafm_loss, interpolate, shift_sigma
-from pusa.models import load_vae
-from pusa.text import encode_prompts, load_text_encoder
+from pusa.models.load import load_vae
+from pusa.models.text import encode_prompts, load_text_encoder
 from pusa.tiny.fit import fit
 from pusa.tiny.text import TEXT_DIM
 

@@ -16,12 +16,12 @@ from diffusers import (
 )
 from tqdm import tqdm
 
-from pusa.cache import LatentCache
 from pusa.clip import ClipSize
-from pusa.dataset import read_clip
+from pusa.data.cache import LatentCache
+from pusa.data.dataset import read_clip
 from pusa.flow import TRAIN_TIMESTEPS, fafm_loss, interpolate, shift_sigma
-from pusa.models import frames_to_pixels, load_vae
-from pusa.text import encode_prompts, load_text_encoder
+from pusa.models.load import frames_to_pixels, load_vae
+from pusa.models.text import encode_prompts, load_text_encoder
 from pusa.tiny.base import CAPTION_DROP, SHIFT
 from pusa.tiny.fit import fit
 

@@ -6,7 +6,13 @@ import numpy as np
 import torch
 from skimage.metrics import peak_signal_noise_ratio
 
-from pusa.models import decode_latents, encode_pixels, frames_to_pixels, load_vae, pixels_to_frames
+from pusa.models.load import (
+    decode_latents,
+    encode_pixels,
+    frames_to_pixels,
+    load_vae,
+    pixels_to_frames,
+)
 from pusa.tiny import world
 
 

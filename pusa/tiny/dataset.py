@@ -14,9 +14,9 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from pusa.suite import INFO_FILE
+from pusa.data.suite import INFO_FILE
+from pusa.data.video import write_video
 from pusa.tiny import world
-from pusa.video import write_video
 
 #: First entry of the random seed, one for each use of the world.
 STREAMS = {"base": 0, "lora": 1, "suite": 2}

@@ -12,7 +12,7 @@ from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from torch import nn
 
-from pusa.models import frames_to_pixels
+from pusa.models.load import frames_to_pixels
 from pusa.tiny.fit import fit
 
 KL_WEIGHT = 1e-4

@@ -5,13 +5,13 @@ from pathlib import Path
 from snakemake.cli import parse_args
 from snakemake.exceptions import WorkflowError
 
-from pusa import aggregate as pusa_aggregate
+from pusa.score import arithmetic as pusa_aggregate
 from pusa import config as pusa_config
 from pusa import experiments as pusa_experiments
-from pusa import model_folder as pusa_model_folder
-from pusa import plan as pusa_plan
-from pusa import suite as pusa_suite
-from pusa import tasks as pusa_tasks
+from pusa.models import folder as pusa_model_folder
+from pusa.report import plan as pusa_plan
+from pusa.data import suite as pusa_suite
+from pusa.sample import tasks as pusa_tasks
 
 PUBLISHED = {n: f"config/published/table{n}.csv" for n in (1, 2)}
 SCHEMA = workflow.source_path("../schemas/config.schema.yaml")

@@ -1,0 +1,1 @@
+"""What comes in: downloads, clips, the prompt suite, the caches of latents and embeddings."""

@@ -1,0 +1,88 @@
+"""Loading the parts of a text-to-video model from a folder in diffusers' format."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan
+
+from pusa.clip import ClipSize, count_latent_frames
+from pusa.models.folder import require_files, weight_files
+from pusa.transformer import VTAWanTransformer3DModel
+
+
+def load_transformer(
+    folder: str | Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+) -> VTAWanTransformer3DModel:
+    """Load a transformer folder (``config.json`` and safetensors) with VTA.
+
+    Tensors go to the device one by one, as eight processes on a node must not hold eight whole
+    models in its memory.
+
+    Raises:
+        FileNotFoundError: if the folder, its config or a listed shard is missing.
+    """
+    require_files(folder, ["config.json"])
+    weight_files(folder)
+    return VTAWanTransformer3DModel.from_pretrained(
+        folder, torch_dtype=dtype, device_map={"": torch.device(device)}
+    ).eval()
+
+
+def load_vae(model: str | Path, dtype: torch.dtype = torch.float32) -> AutoencoderKLWan:
+    """Load ``vae/`` of a model folder."""
+    require_files(model, ["vae/config.json"])
+    return AutoencoderKLWan.from_pretrained(model, subfolder="vae", torch_dtype=dtype).eval()
+
+
+def latent_shape(vae: AutoencoderKLWan, size: ClipSize) -> tuple[int, int, int, int]:
+    """``(channels, frames, height, width)`` of a clip's latents, and so of its noise."""
+    scale = vae.config.scale_factor_spatial
+    frames = count_latent_frames(size.frames)
+    return vae.config.z_dim, frames, size.height // scale, size.width // scale
+
+
+def normalise_latents(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
+    """Scale each latent channel to zero mean and unit variance, by the VAE's own config."""
+    mean, std = _latent_statistics(vae, latents)
+    return (latents - mean) / std
+
+
+def denormalise_latents(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
+    """Undo `normalise_latents`."""
+    mean, std = _latent_statistics(vae, latents)
+    return latents * std + mean
+
+
+def _latent_statistics(vae: AutoencoderKLWan, latents: torch.Tensor):
+    shape = (1, -1, 1, 1, 1)
+    mean = torch.tensor(vae.config.latents_mean).view(shape).to(latents)
+    std = torch.tensor(vae.config.latents_std).view(shape).to(latents)
+    return mean, std
+
+
+def frames_to_pixels(frames: np.ndarray) -> torch.Tensor:
+    """``uint8`` (batch, frames, height, width, 3) to [-1, 1] (batch, 3, frames, height, width)."""
+    return torch.tensor(frames).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+
+def pixels_to_frames(pixels: torch.Tensor) -> np.ndarray:
+    """Undo `frames_to_pixels`, with clamping and rounding."""
+    frames = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return frames.permute(0, 2, 3, 4, 1).cpu().numpy()
+
+
+@torch.no_grad()
+def encode_pixels(vae: AutoencoderKLWan, pixels: torch.Tensor) -> torch.Tensor:
+    """Encode pixels in [-1, 1], ``(batch, 3, frames, height, width)``, to normalised latents.
+
+    The latents are the posterior's mode: no noise is added, so that a clip always has the
+    same latents. ``frames`` is 4k+1; an image is one frame.
+    """
+    return normalise_latents(vae, vae.encode(pixels).latent_dist.mode().float())
+
+
+@torch.no_grad()
+def decode_latents(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
+    """Decode normalised latents to pixels in [-1, 1], ``(batch, 3, frames, height, width)``."""
+    return vae.decode(denormalise_latents(vae, latents).to(vae.dtype)).sample.float()

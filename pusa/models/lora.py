@@ -1,0 +1,409 @@
+"""LoRA files: writing, reading, converting, and merging into a transformer.
+
+Our tensors have diffusers' names, ``transformer.blocks.0.attn1.to_q.lora_A.weight``, so that
+`WanPipeline.load_lora_weights` reads a file as it is. The safetensors metadata says how it
+was trained and on which base. `pusa.models.lora_formats` reads what others write.
+
+``lora_alpha`` is PEFT's training constant (here always the rank). ``lora_scale`` is the
+multiplier at merging, which the paper's tables call alpha: ``W + lora_scale * B A``.
+"""
+
+import json
+import math
+import re
+import shutil
+from collections import ChainMap
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal
+
+import torch
+from tqdm import tqdm
+
+from pusa.models.folder import require_files, weight_files
+from pusa.models.lora_formats import (
+    ADAPTER_KEY,
+    EXPORTS,
+    PREFIX,
+    LoraFile,
+    LoraModule,
+    from_wan,
+    open_lora,
+    require_whole,
+    to_wan,
+)
+from pusa.models.stream import TensorLayout, read_header, read_tensor, write_tensors
+
+METADATA_KEY = "pusa"
+#: Metadata key of merged weights: what was merged into them.
+MERGED_KEY = "pusa_merged_lora"
+#: Rows of a weight that are merged at once.
+_ROWS = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraInfo:
+    """How a LoRA was trained; stored in its file.
+
+    Of a file that was not trained here, only what its tensors show is known.
+    """
+
+    rank: int  # the largest, should modules differ
+    lora_alpha: float  # of a module of that rank
+    targets: tuple[str, ...]
+    base: str | None  # fingerprint of the transformer
+    iteration: int | None
+    p_async: float | None
+    # Trained with a timestep per frame; without, it is not image-to-video.
+    vectorized: bool | None
+    objective: str | None = None  # `paper` or `authors`
+
+
+def save_lora(file: str | Path, tensors: dict[str, torch.Tensor], info: LoraInfo) -> None:
+    """Write a LoRA; ``tensors`` has PEFT's names, ``blocks.0.attn1.to_q.lora_A.weight``.
+
+    The same tensors and info always give the same bytes.
+    """
+    file = Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    layout = {PREFIX + n: TensorLayout(t.dtype, tuple(t.shape)) for n, t in tensors.items()}
+    metadata = {"format": "pt", **_info_metadata(info), ADAPTER_KEY: _adapter_metadata(info)}
+    write_tensors(file, layout, lambda name: tensors[name.removeprefix(PREFIX)], metadata)
+
+
+def read_lora(file: str | Path) -> tuple[dict[str, torch.Tensor], LoraInfo]:
+    """Read a LoRA of any format; tensors have the names that `save_lora` takes.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not a LoRA in a known format, or is damaged.
+    """
+    lora = open_lora(file)
+    tensors = {}
+    for name, module in lora.modules.items():
+        tensors[f"{name}.lora_A.weight"] = lora.tensor(module.down)
+        tensors[f"{name}.lora_B.weight"] = lora.tensor(module.up)
+    return tensors, lora_info(lora)
+
+
+def lora_rank(file: str | Path) -> int:
+    """The rank of a LoRA file of any format, from its header alone; errors as `read_lora`."""
+    return open_lora(file).rank
+
+
+def lora_info(lora: LoraFile) -> LoraInfo:
+    """How a LoRA was trained, as far as its file tells.
+
+    Raises:
+        ValueError: if our metadata is there but not as `save_lora` wrote it.
+    """
+    if METADATA_KEY in lora.metadata:
+        try:
+            fields = json.loads(lora.metadata[METADATA_KEY])
+            return LoraInfo(**{**fields, "targets": tuple(fields["targets"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"{lora.file}: metadata {METADATA_KEY!r} is not of this version ({error})"
+            ) from None
+    largest = max(lora.modules.values(), key=lambda module: module.rank)
+    return LoraInfo(
+        rank=largest.rank,
+        lora_alpha=largest.alpha,
+        targets=tuple(sorted({re.sub(r"^blocks\.\d+\.", "", name) for name in lora.modules})),
+        base=None,
+        iteration=None,
+        p_async=None,
+        vectorized=None,
+    )
+
+
+def convert_lora(
+    source: str | Path,
+    out: str | Path,
+    *,
+    to: Literal["diffusers", "authors", "comfy"],
+    rank: int | None = None,
+) -> tuple[LoraFile, LoraFile]:
+    """Write a LoRA of any format as ``diffusers``, ``authors`` or ``comfy``.
+
+    A and B keep their bits. An alpha other than the rank is carried: by ``comfy`` as a tensor
+    per module, by ``diffusers`` in the metadata. The ``authors`` format has no place for it; B
+    is multiplied by ``alpha / rank``, and a LoRA is refused where that would round. Metadata
+    goes along, and says whether the LoRA was trained with a timestep per frame: without, it is
+    not image-to-video, and ``null`` is for unknown.
+
+    Returns:
+        The headers of both files; the second is read back.
+
+    Raises:
+        FileExistsError: if ``out`` exists.
+        ValueError: if ``out`` is not to be safetensors, ``source`` is refused by `open_lora`, or
+            ``rank`` is given and not its rank.
+    """
+    out = Path(out)
+    if out.suffix != ".safetensors":
+        raise ValueError(f"{out} is to be written as safetensors, expected a name in .safetensors")
+    if out.exists():
+        raise FileExistsError(f"{out} exists already, expected a new file")
+    lora = open_lora(source)
+    require_whole(lora)
+    if rank not in (None, lora.rank):
+        raise ValueError(f"{source} has rank {lora.rank}, expected {rank}")
+    info = lora_info(lora)
+    layout, parts = {}, {}
+    for name, module in lora.modules.items():
+        module_name = name if to == "diffusers" else to_wan(name)
+        for side, tensor in (("A", module.down), ("B", module.up)):
+            key = EXPORTS[to].format(module_name, side)
+            layout[key], parts[key] = lora.layout[tensor], (name, side)
+        if to == "comfy" and module.alpha != module.rank:
+            key = f"diffusion_model.{module_name}.alpha"
+            layout[key], parts[key] = TensorLayout(torch.float64, ()), (name, "alpha")
+
+    def read(key: str) -> torch.Tensor:
+        name, part = parts[key]
+        module = lora.modules[name]
+        if part == "alpha":
+            return torch.tensor(module.alpha, dtype=torch.float64)
+        if part == "B" and to == "authors" and module.alpha != module.rank:
+            return _fold_alpha(lora, name)
+        return lora.tensor(module.down if part == "A" else module.up)
+
+    if to == "authors":
+        info = replace(info, lora_alpha=info.rank)
+    metadata = {**lora.metadata, "format": "pt", **_info_metadata(info)}
+    metadata.pop(ADAPTER_KEY, None)
+    if to == "diffusers":
+        metadata[ADAPTER_KEY] = _adapter_metadata(info, lora.modules)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_tensors(out, layout, read, metadata)
+    return lora, open_lora(out)
+
+
+def _fold_alpha(lora: LoraFile, name: str) -> torch.Tensor:
+    """``alpha / rank * B``, if it can be had without rounding."""
+    module = lora.modules[name]
+    up = lora.tensor(module.up)
+    exact = up.double() * (module.alpha / module.rank)
+    folded = exact.to(up.dtype)
+    if not torch.equal(folded.double(), exact):
+        raise ValueError(
+            f"{lora.file}: module {name} has alpha {module.alpha} and rank {module.rank}; the "
+            f"authors' format has no alpha, and lora_B in {up.dtype} cannot take up their ratio "
+            "exactly; expected another format to convert to"
+        )
+    return folded
+
+
+def _info_metadata(info: LoraInfo) -> dict[str, str]:
+    return {METADATA_KEY: json.dumps(asdict(info))}
+
+
+def _adapter_metadata(info: LoraInfo, modules: dict[str, LoraModule] | None = None) -> str:
+    """PEFT's config for diffusers, keys prefixed like tensors; modules may differ from info."""
+    config = {"r": info.rank, "lora_alpha": info.lora_alpha, "target_modules": info.targets}
+    modules = modules or {}
+    ranks = {name: m.rank for name, m in modules.items() if m.rank != info.rank}
+    alphas = {name: m.alpha for name, m in modules.items() if m.alpha != info.lora_alpha}
+    config |= {"rank_pattern": ranks} if ranks else {}
+    config |= {"alpha_pattern": alphas} if alphas else {}
+    return json.dumps({PREFIX + key: value for key, value in config.items()})
+
+
+def merge_lora(base: str | Path, lora: str | Path, out: str | Path, *, lora_scale: float) -> None:
+    """Write ``W + lora_scale * (alpha / rank) * B A`` as a transformer folder.
+
+    One tensor of the base and one module of the LoRA are read at a time, so that memory does not
+    grow with the model. Arithmetic is float32 and every tensor keeps its storage type. The base
+    has diffusers' names or the original ones, the LoRA any format. The result says in its
+    metadata what was merged, and appears under its name when it is complete.
+
+    Raises:
+        FileNotFoundError: if the base, one of its shards, or the LoRA is missing.
+        FileExistsError: if ``out`` is there and not an empty folder.
+        OSError: if the disk has no room for the result.
+        ValueError: if a file is damaged, the LoRA was made for another base, a LoRA module finds
+            no weight or one of another shape, or the base already has a LoRA merged into it, or
+            the result is not finite.
+    """
+    base, out = Path(base), Path(out)
+    if not math.isfinite(lora_scale):
+        raise ValueError(f"lora_scale is {lora_scale}, expected a finite number")
+    if (base / "model_index.json").exists():
+        raise ValueError(f"{base} is a whole model, expected its transformer, {base}/transformer")
+    require_files(base, ["config.json"])
+    shards = {file: read_header(file)[0] for file in weight_files(base)}
+    merged = read_merged(base)
+    if merged:
+        raise ValueError(f"{base} already holds a merged LoRA ({merged}); merge into the original")
+    opened = open_lora(lora)
+    modules = fit_lora(opened, base)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise FileExistsError(f"{out} exists already, expected a new or empty folder")
+    unfinished = out.resolve().with_name(f".partial-{out.resolve().name}")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a merge that was killed
+    _check_room(out, sum(file.stat().st_size for file in shards))
+
+    record = {"sha256": digest_lora(opened), "lora_scale": lora_scale}
+    metadata = {"format": "pt", MERGED_KEY: json.dumps(record)}
+    size = sum(tensor.nbytes for shard in shards.values() for tensor in shard.values())
+    unfinished.mkdir(parents=True)
+    try:
+        with tqdm(total=size, desc="merge", unit="B", unit_scale=True, mininterval=5) as progress:
+            for file, layout in shards.items():
+                read = partial(_merged_tensor, file, opened, modules, lora_scale, progress)
+                write_tensors(unfinished / file.name, layout, read, metadata)
+        for extra in base.glob("*.json"):
+            shutil.copyfile(extra, unfinished / extra.name)
+        unfinished.replace(out.resolve())
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+def fit_lora(lora: LoraFile, base: str | Path) -> dict[str, LoraModule]:
+    """Check by the headers that a LoRA belongs on a transformer folder.
+
+    Returns:
+        The LoRA's modules by the names that the folder gives their weights.
+
+    Raises:
+        ValueError: if the LoRA was made for another base or lost parts, or a module finds no
+            weight or one of another shape.
+    """
+    base = Path(base)
+    made_for, found = lora_info(lora).base, fingerprint(base)
+    if made_for not in (None, found):
+        raise ValueError(
+            f"{lora.file} was trained on the base {made_for}, but {base} is {found}; "
+            "a LoRA fits only the model that it was trained on"
+        )
+    weights = dict(ChainMap(*(read_header(file)[0] for file in weight_files(base))))
+    modules = _find_weights(lora, base, weights)
+    require_whole(lora)
+    in_lora, in_base = _count_blocks(lora.modules), _count_blocks(map(_diffusers_name, weights))
+    if in_lora not in (0, in_base):
+        raise ValueError(
+            f"{lora.file} has {in_lora} blocks, but {base} has {in_base}; they must agree"
+        )
+    return modules
+
+
+def _find_weights(
+    lora: LoraFile, base: Path, weights: dict[str, TensorLayout]
+) -> dict[str, LoraModule]:
+    """The LoRA's modules by the names that the base gives their weights."""
+    modules, missing = {}, []
+    for name, module in lora.modules.items():
+        key = next((k for k in (f"{name}.weight", f"{to_wan(name)}.weight") if k in weights), None)
+        if key is None:
+            missing.append(name)
+            continue
+        dtype, shape = weights[key]
+        if shape != module.shape:
+            raise ValueError(
+                f"{lora.file}: module {name} is for a weight of shape {list(module.shape)}, but "
+                f"{key} in {base} is {list(shape)}; a LoRA fits only models of its own shape"
+            )
+        if not dtype.is_floating_point:
+            raise ValueError(f"{base}: {key} is stored as {dtype}, expected a floating-point type")
+        modules[key] = module
+    if missing:
+        raise ValueError(
+            f"{lora.file}: {len(missing)} of {len(lora.modules)} modules are not in {base}, "
+            f"such as {missing[0]}"
+        )
+    return modules
+
+
+def _count_blocks(names: Iterable[str]) -> int:
+    return len({inside[1] for name in names if (inside := re.match(r"blocks\.(\d+)\.", name))})
+
+
+def _check_room(out: Path, needed: int) -> None:
+    folder = next(parent for parent in out.resolve().parents if parent.exists())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            f"merging into {out} takes {needed / 1e9:.3g} GB, but {folder} has {free / 1e9:.3g} GB "
+            "free"
+        )
+
+
+def _merged_tensor(
+    file: Path,
+    lora: LoraFile,
+    modules: dict[str, LoraModule],
+    lora_scale: float,
+    progress: tqdm,
+    name: str,
+) -> torch.Tensor:
+    """A tensor of the base, with the LoRA's part if it has one."""
+    weight = read_tensor(file, name)
+    progress.update(weight.nbytes)
+    if name not in modules:
+        return weight
+    module = modules[name]
+    down, up = lora.tensor(module.down).float(), lora.tensor(module.up).float()
+    scale = lora_scale * module.alpha / module.rank
+    merged = torch.empty_like(weight)
+    # Some rows at a time: float32 copies of a whole weight would be several times its size.
+    for rows in range(0, len(weight), _ROWS):
+        part = slice(rows, rows + _ROWS)
+        merged[part] = torch.addmm(weight[part].float(), up[part], down, alpha=scale)
+    if not merged.isfinite().all():
+        raise ValueError(
+            f"{name} with {lora.file} at scale {scale:g} has values that are not finite"
+        )
+    return merged
+
+
+def read_merged(transformer: str | Path) -> dict:
+    """What was merged into a transformer folder: empty for a base model."""
+    _, metadata = read_header(weight_files(transformer)[0])
+    return json.loads(metadata.get(MERGED_KEY, "{}"))
+
+
+def fingerprint(transformer: str | Path) -> str:
+    """Identify a transformer by its weights, without loading them.
+
+    Hashes every tensor's name and shape and the signs of the two output-head tensors: signs
+    are as peculiar to a training as values, but a copy in another float type keeps them. The
+    original names count as diffusers' ones, so that both are the same model.
+    """
+    shapes, head = {}, {}
+    for file in weight_files(transformer):
+        for name, (_, shape) in read_header(file)[0].items():
+            ours = _diffusers_name(name)
+            shapes[ours] = list(shape)
+            if ours in ("scale_shift_table", "proj_out.bias"):
+                head[ours] = torch.signbit(read_tensor(file, name))
+    digest = sha256()
+    for name in sorted(shapes):
+        digest.update(f"{name}{shapes[name]}".encode())
+    for name in sorted(head):
+        digest.update(head[name].numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _diffusers_name(tensor: str) -> str:
+    """The name that diffusers gives a tensor, which may have its original name."""
+    module, _, kind = tensor.rpartition(".")
+    if kind in ("weight", "bias"):
+        return f"{from_wan(module) or module}.{kind}"
+    return from_wan(tensor) or tensor
+
+
+def digest_lora(lora: LoraFile) -> str:
+    """SHA-256 of diffusers' names and the values; the same for a LoRA in any format."""
+    digest = sha256()
+    for name, module in lora.modules.items():
+        for side, tensor in (("A", module.down), ("B", module.up)):
+            digest.update(f"{name}.lora_{side}.weight".encode())
+            digest.update(lora.tensor(tensor).detach().contiguous().view(torch.uint8).numpy())
+        if module.alpha != module.rank:
+            digest.update(f"{name}.alpha {module.alpha}".encode())
+    return digest.hexdigest()

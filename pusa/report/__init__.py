@@ -1,0 +1,1 @@
+"""From scores to tables, claims, costs, provenance and pages."""

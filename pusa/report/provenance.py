@@ -1,0 +1,162 @@
+"""Where a table's numbers come from: configuration, code, downloads, packages, machines, times."""
+
+import json
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import distributions
+from pathlib import Path
+
+import pandas as pd
+
+from pusa.report.page import write_page
+
+#: What the page tells of a training run; its run.json has the rest.
+TRAINING_FACTS = ("device", "processes", "finished", "objective", "base", "cache")
+
+
+def collect_provenance(
+    config: dict,
+    *,
+    repository: str | Path,
+    downloads: list[Path],
+    benchmarks: str | Path,
+    runs: list[Path],
+    manifests: list[Path],
+    scores: list[Path],
+) -> dict:
+    """All that decides a table's numbers, as one JSON-ready dictionary.
+
+    Args:
+        config: the configuration with its defaults filled in.
+        repository: folder of the workflow's code.
+        downloads: the ``download.json`` of every folder that came from the network.
+        benchmarks: folder of Snakemake's benchmark files, which tell when jobs ran.
+        runs: folders of the training runs, with their ``run.json``.
+        manifests: of all sampling jobs, whose column ``device`` tells where they ran.
+        scores: the record beside each setting's score file.
+    """
+    scoring = {file.stem: json.loads(file.read_text()) for file in scores}
+    devices = {
+        "sampling": sorted({d for m in manifests for d in pd.read_csv(m)["device"]}),
+        "scoring": sorted({d for record in scoring.values() for d in record["devices"]}),
+    }
+    training = {run.name: json.loads((run / "run.json").read_text()) for run in runs}
+    seeds = {"sampling": config["sample"]["seed"]}
+    if config["lora"]["source"] == "trained":
+        seeds |= {"training": config["train"]["seed"], "effects": config["effects"]["seeds"]}
+    return {
+        "config": config,
+        "repository": _describe_repository(repository),
+        "seeds": seeds,
+        "times": _run_times(Path(benchmarks)),
+        "devices": devices,
+        "training": training,
+        "scoring": scoring,
+        "downloads": {str(f.parent): json.loads(f.read_text()) for f in downloads},
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "packages": dict(
+            sorted((d.name, d.version) for d in distributions() if d.name is not None)
+        ),
+    }
+
+
+def _describe_repository(folder: str | Path) -> dict:
+    """The commit, and whether files differ from it; empty outside a git repository."""
+
+    def git(*arguments: str) -> str | None:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True
+        )
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    try:
+        commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain")
+    except FileNotFoundError:  # no git on this machine
+        commit = None
+    return {} if commit is None else {"commit": commit, "modified": bool(changes)}
+
+
+def _run_times(benchmarks: Path) -> dict:
+    """When the first and the last of the jobs on record began and ended, UTC."""
+    starts, ends = [], []
+    for file in benchmarks.rglob("*.tsv"):
+        end = file.stat().st_mtime
+        ends.append(end)
+        starts.append(end - float(pd.read_csv(file, sep="\t")["s"].sum()))
+
+    def stamp(seconds: float) -> str:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+    return {"start": stamp(min(starts)), "end": stamp(max(ends))} if ends else {}
+
+
+def write_provenance(record: dict, costs: pd.DataFrame, out: Path) -> None:
+    """Write ``out`` with the suffixes ``.json`` (everything), ``.md`` and ``.html`` (to read)."""
+    out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+    repository = record["repository"]
+    run = {
+        "commit": repository.get("commit", "unknown")
+        + (" with changes" if repository.get("modified") else ""),
+        **record["times"],
+        "sampled on": ", ".join(record["devices"]["sampling"]),
+        "scored on": ", ".join(record["devices"]["scoring"]),
+        **_describe_scoring(record["scoring"]),
+        "python": record["python"],
+        "system": record["system"],
+        **{f"seed: {name}": value for name, value in record["seeds"].items()},
+    }
+    downloads = [
+        {
+            "folder": folder,
+            "from": found.get("repo", found.get("url", "")),
+            "revision": found.get("revision", ""),
+            "commit": found.get("commit", ""),
+            "files": len(found["files"]),
+        }
+        for folder, found in record["downloads"].items()
+    ]
+    training = [
+        {"run": name, **{key: found[key] for key in TRAINING_FACTS}}
+        for name, found in record["training"].items()
+    ]
+    shown_costs = costs.map(lambda v: f"{v:.3f}" if isinstance(v, float) else v)
+    shown_costs = shown_costs.where(costs.notna(), "")  # without a price
+    sections = [
+        ("The run", "Times are UTC, of the jobs on record.", _two_columns(run)),
+        ("Cost", "Hours of jobs, times the GPUs of each.", shown_costs),
+        ("Configuration", "With defaults filled in.", _two_columns(_flatten(record["config"]))),
+        ("Packages", "Installed where this page was made.", _two_columns(record["packages"])),
+    ]
+    if training:
+        sections.insert(2, ("Training runs", "See also their run.json.", pd.DataFrame(training)))
+    if downloads:
+        text = "Sizes and checksums of every file are in the .json beside this page."
+        sections.insert(2, ("Downloads", text, pd.DataFrame(downloads)))
+    write_page("Where these numbers come from", sections, out)
+
+
+def _describe_scoring(records: dict[str, dict]) -> dict[str, str]:
+    """What scored, in a row for each fact that settings may differ in: mostly one answer."""
+    facts: dict[str, set[str]] = {}
+    for record in records.values():
+        packages = ", ".join(f"{n} {v}" for n, v in record["packages"].items())
+        told = {key: value for key, value in record.items() if isinstance(value, str)}
+        for key, value in {**told, "packages": packages}.items():
+            facts.setdefault(f"scoring: {key.replace('_', ' ')}", set()).add(value)
+    return {key: "; ".join(sorted(values)) for key, values in facts.items()}
+
+
+def _two_columns(values: dict) -> pd.DataFrame:
+    return pd.DataFrame({"what": list(values), "value": [str(v) for v in values.values()]})
+
+
+def _flatten(values: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,1 @@
+"""Making videos: what is given, the pipeline, the paper's tasks, the resumable loop."""

@@ -1,0 +1,71 @@
+"""The paper's baseline, Wan-I2V: sampled through diffusers' own `WanImageToVideoPipeline`."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import WanImageToVideoPipeline
+from PIL import Image
+
+from pusa.clip import ClipSize
+from pusa.models.folder import check_baseline_folder
+
+
+def load_baseline(
+    folder: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> WanImageToVideoPipeline:
+    """Load an image-to-video model without its text encoder, as prompts come embedded.
+
+    ``dtype`` is the transformer's. VAE and image encoder, where there is one, are float32, as
+    diffusers advises for Wan.
+
+    Raises:
+        FileNotFoundError: if the folder is missing or incomplete.
+        ValueError: if it is of another pipeline, such as text-to-video, or has a second expert.
+    """
+    check_baseline_folder(folder)
+    pipeline = WanImageToVideoPipeline.from_pretrained(
+        folder,
+        tokenizer=None,
+        text_encoder=None,
+        torch_dtype={"transformer": dtype, "default": torch.float32},
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)
+
+
+def continue_image(
+    pipeline: WanImageToVideoPipeline,
+    image: np.ndarray,
+    noise: torch.Tensor,
+    *,
+    size: ClipSize,
+    prompt_embeds: torch.Tensor,
+    negative_embeds: torch.Tensor,
+    steps: int,
+    guidance_scale: float,
+) -> np.ndarray:
+    """Make one video with the pipeline's own scheduler; the pipeline takes one image at a time.
+
+    Args:
+        image: ``uint8`` (height, width, 3), of the video's size.
+        noise: N(0, I) in the shape of `pusa.models.load.latent_shape`.
+        prompt_embeds: ``(text_tokens, dim)``.
+        negative_embeds: likewise; unused with a guidance scale of 1.
+
+    Returns:
+        ``uint8`` (frames, height, width, 3).
+    """
+    (video,) = pipeline(
+        image=Image.fromarray(image),
+        height=size.height,
+        width=size.width,
+        num_frames=size.frames,
+        num_inference_steps=steps,
+        guidance_scale=guidance_scale,
+        latents=noise[None],
+        prompt_embeds=prompt_embeds[None].to(pipeline.device),
+        negative_prompt_embeds=negative_embeds[None].to(pipeline.device),
+        output_type="np",
+    ).frames
+    return (255 * video).round().astype(np.uint8)

@@ -1,0 +1,1 @@
+"""Nine scores for each video, by VBench or weight-free, and the arithmetic above them."""

@@ -1,0 +1,298 @@
+"""Score files: a CSV with one row per video and dimension, and a JSON record of its making.
+
+The record lies beside the table, with the suffix ``.json``, and is written last: a table
+without one is what an interrupted job left.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pusa.data.suite import KINDS, SuitePrompt, check_manifest
+from pusa.score.arithmetic import NAMES
+
+#: ``file`` names the video, ``index`` its prompt's place in the suite. ``value`` is a share, of
+#: ``imaging_quality`` VBench's value / 100, of ``reference_psnr`` dB. ``frames`` are pixel frames.
+COLUMNS = ("file", "index", "sample", "kind", "dimension", "value", "frames", "scorer")
+SCORERS = ("vbench", "weight_free")
+
+_LEAST = {"index": 0, "sample": 0, "frames": 2}  # of the columns of whole numbers
+_YES_OR_NO = ("dynamic_degree", "camera_motion", "motion_match")
+_SLACK = 1e-3  # a cosine of a vector with itself may pass 1 by rounding
+#: What VBench's networks give by regression may pass 0 and 1, though not as per cent would.
+_REGRESSIONS = ("aesthetic_quality", "imaging_quality")
+_REGRESSION_SLACK = 0.5
+#: Keys of a record in which score files that are compared may differ; all others decide a score.
+_VARYING = ("dimensions", "device", "devices", "rows", "missing")
+_INTERRUPTED = "the job that wrote it was interrupted: delete it and run again"
+
+
+def write_scores(table: pd.DataFrame, record: Mapping, out: str | Path) -> None:
+    """Write a score table to ``out``, then its record beside it.
+
+    Args:
+        table: rows with `COLUMNS`.
+        record: ``scorer``, ``dimensions``, ``device``, ``packages`` and whatever else decides
+            a score; the number of ``rows`` is added.
+
+    Raises:
+        ValueError: for a row that `read_scores` would refuse, or the record's own name.
+    """
+    out = Path(out)
+    if out.suffix == ".json":
+        raise ValueError(f"{out}: the table cannot have the name of its record; expected .csv")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    table = _check_rows(table, out, record, allow_partial="missing" in record)
+    out.with_suffix(".json").unlink(missing_ok=True)
+    _write_whole(out, table.to_csv(index=False))
+    record = {**record, "rows": len(table)}
+    _write_whole(out.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
+
+
+def _write_whole(file: Path, text: str) -> None:
+    partial = file.with_name(f".partial-{file.name}")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, file)
+
+
+def read_scores(file: str | Path, *, allow_partial: bool = False) -> pd.DataFrame:
+    """Read and check a score table.
+
+    Args:
+        allow_partial: take one that `gather_scores` filled up with rows without a value.
+
+    Raises:
+        FileNotFoundError: if there is no table.
+        ValueError: if it was cut off, has no record, or has a row whose value is missing, not
+            finite or out of range, or that repeats another; names the file and the row.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise FileNotFoundError(f"score file {file} does not exist")
+    record = read_record(file)
+    content = file.read_bytes()
+    if not content.endswith(b"\n"):
+        row = content.count(b"\n") + 1
+        raise ValueError(f"{file} ends in the middle of row {row}; {_INTERRUPTED}")
+    try:
+        table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    except ValueError as error:  # pandas does not name the file
+        raise ValueError(f"{file}: cannot be read as CSV ({error})") from None
+    table = _check_rows(table, file, record, allow_partial=allow_partial)
+    if len(table) != record["rows"]:
+        raise ValueError(
+            f"{file} has {len(table)} scores, its record says {record['rows']}; {_INTERRUPTED}"
+        )
+    return table
+
+
+def read_record(file: str | Path) -> dict:
+    """Read the record beside a score table.
+
+    Raises:
+        ValueError: if it is missing, damaged, or lacks what `write_scores` put there.
+    """
+    record_file = Path(file).with_suffix(".json")
+    try:
+        record = dict(json.loads(record_file.read_text(encoding="utf-8")))
+    except (FileNotFoundError, TypeError, ValueError):
+        raise ValueError(
+            f"{file} has no complete record {record_file.name}; {_INTERRUPTED}"
+        ) from None
+    text, listed = (str, "text"), (list, "a list")
+    kinds = {"scorer": text, "dimensions": listed, "packages": (dict, "a table")}
+    kinds |= {"devices": listed} if "devices" in record else {"device": text}
+    kinds["rows"] = (int, "a whole number")
+    for key, (kind, expected) in kinds.items():
+        if not isinstance(record.get(key), kind):
+            raise ValueError(f"{record_file}: {key} is {record.get(key)!r}, expected {expected}")
+    if record["scorer"] not in SCORERS:
+        raise ValueError(
+            f"{record_file}: scorer is {record['scorer']!r}, expected one of {', '.join(SCORERS)}"
+        )
+    return record
+
+
+def _check_rows(
+    texts: pd.DataFrame, file: Path, record: Mapping, *, allow_partial: bool
+) -> pd.DataFrame:
+    """The table with its numbers as numbers, if all its rows can be."""
+    if tuple(texts.columns) != COLUMNS:
+        raise ValueError(
+            f"{file}: columns are {', '.join(map(str, texts.columns))}; "
+            f"expected {', '.join(COLUMNS)}"
+        )
+    table = texts.assign(
+        **{c: pd.to_numeric(texts[c], errors="coerce") for c in ("value", *_LEAST)}
+    )
+    value, dimension = table["value"], table["dimension"]
+    gap = allow_partial & (texts["value"].isna() | (texts["value"] == ""))
+
+    def refuse(bad: pd.Series, column: str, expected: str) -> None:
+        if column in ("value", "frames"):
+            bad = bad & ~gap
+        if bad.any():
+            row = int(bad.to_numpy().argmax())
+            found = texts[column].iloc[row]
+            raise ValueError(
+                f"{file}, row {row + 2}: {column} of {dimension.iloc[row]} of "
+                f"{table['file'].iloc[row]} is {'empty' if found == '' else found}, "
+                f"expected {expected}"
+            )
+
+    regressed = dimension.isin(_REGRESSIONS) & (record["scorer"] == "vbench")
+    slack = regressed.map({True: _REGRESSION_SLACK, False: _SLACK})
+    share = value.between(-slack, 1 + slack) | (dimension == "reference_psnr")  # which is in dB
+    refuse(~np.isfinite(value), "value", "a finite number")
+    refuse(dimension.isin(_YES_OR_NO) & ~value.isin([0, 1]), "value", "0 or 1")
+    refuse(~share, "value", "0 to 1")
+    for column, least in _LEAST.items():
+        whole = (table[column] >= least) & (table[column] % 1 == 0)
+        refuse(~whole, column, f"a whole number from {least}")
+    refuse(~table["kind"].isin(KINDS), "kind", f"one of {', '.join(KINDS)}")
+    refuse(table["scorer"] != record["scorer"], "scorer", f"{record['scorer']}, as recorded")
+    for key in (["file", "dimension"], ["index", "sample", "dimension"]):
+        repeated = table.duplicated(key)
+        if repeated.any():
+            second = int(repeated.to_numpy().argmax())
+            first = int((table[key] == table[key].iloc[second]).all(axis=1).to_numpy().argmax())
+            raise ValueError(
+                f"{file}, row {second + 2} repeats row {first + 2}: {dimension.iloc[second]} of "
+                f"{table['file'].iloc[second]}"
+            )
+    return table.astype({**dict.fromkeys(_LEAST, int), "value": float})
+
+
+def gather_scores(
+    files: Sequence[str | Path],
+    prompts: Sequence[SuitePrompt],
+    videos: pd.DataFrame,
+    *,
+    samples: int,
+    allow_partial: bool = False,
+) -> tuple[pd.DataFrame, dict]:
+    """Put the score files of one setting together: every video and dimension exactly once.
+
+    Args:
+        files: score files of dimensions and shards.
+        prompts: the prompts of the setting, which say what is to be scored.
+        videos: the manifests of the setting, ``file, index, prompt, sample``.
+        samples: videos of each prompt, all of which the manifests must list.
+        allow_partial: give a score that is missing a row without a value, instead of an error.
+
+    Returns:
+        The table in the order of the suite, and a record: what all files have in common, all
+        ``dimensions`` and ``devices``, and the number of ``missing`` videos by dimension.
+
+    Raises:
+        ValueError: if a score is missing, there twice, or of a video or prompt that is not
+            asked for; or if files were made by different scorers, packages or modes.
+    """
+    if not files:
+        raise ValueError("there are no score files to gather; expected at least one")
+    tables = [read_scores(file).assign(source=str(file)) for file in files]
+    record = _merge_records({str(file): read_record(Path(file)) for file in files})
+    scores = pd.concat(tables, ignore_index=True)
+    repeated = scores.duplicated(["file", "dimension"])
+    if repeated.any():
+        row = scores[repeated].iloc[0]
+        same = (scores["file"] == row["file"]) & (scores["dimension"] == row["dimension"])
+        sources = " and in ".join(scores.loc[same, "source"])
+        raise ValueError(f"{row['dimension']} of {row['file']} is in {sources}; expected once")
+
+    lengths = scores.groupby("file")["frames"].unique()
+    for name, frames in lengths[lengths.map(len) > 1].items():
+        sources = " and ".join(sorted(set(scores.loc[scores["file"] == name, "source"])))
+        raise ValueError(
+            f"{name} has {' and '.join(map(str, frames))} frames in {sources}; expected one length"
+        )
+
+    extra = [name for name in scores["dimension"].unique() if name not in NAMES]
+    asked = _asked_scores(prompts, videos, samples, extra)
+    keys = list(asked.columns)
+    found = scores.merge(asked, how="left", indicator="place")
+    if (found["place"] != "both").any():
+        row = found[found["place"] != "both"].iloc[0]
+        known = any(prompt.index == row["index"] for prompt in prompts)
+        raise ValueError(
+            f"{row['source']}: {row['dimension']} of {row['file']}, {row['kind']} prompt "
+            f"{row['index']}, sample {row['sample']}: "
+            + ("not asked for by the suite and the list of videos" if known else "not in the suite")
+        )
+    table = asked.merge(scores, how="left", on=keys)
+    missing = table[table["value"].isna()]
+    if len(missing):
+        record["missing"] = missing["dimension"].value_counts(sort=False).to_dict()
+        if not allow_partial:
+            examples = missing.groupby("dimension", sort=False)["file"].first()
+            lacks = ", ".join(
+                f"{name} of {record['missing'][name]} video(s), such as {example}"
+                for name, example in examples.items()
+            )
+            raise ValueError(f"scores lack {lacks}")
+    table = table.fillna({"frames": 0, "scorer": record["scorer"]}).astype({"frames": int})
+    return table[list(COLUMNS)], record
+
+
+def _asked_scores(
+    prompts: Sequence[SuitePrompt], videos: pd.DataFrame, samples: int, extra: Sequence[str]
+) -> pd.DataFrame:
+    """What is to be scored, in the suite's order: ``file, index, sample, kind, dimension``.
+
+    Args:
+        extra: measures that are no dimension of the suite; each is asked for of every video.
+    """
+    if (twice := videos["file"].duplicated()).any():
+        raise ValueError(f"video {videos.loc[twice, 'file'].iloc[0]} is in several manifests")
+    check_manifest(prompts, videos)
+    listed = set(zip(videos["index"], videos["sample"], strict=True))
+    for prompt in prompts:
+        for sample in range(samples):
+            if (prompt.index, sample) not in listed:
+                raise ValueError(
+                    f"video {prompt.video_name(sample)} is missing: no manifest lists sample "
+                    f"{sample} of prompt {prompt.index}, {prompt.prompt!r}"
+                )
+    by_index = {prompt.index: prompt for prompt in prompts}
+    rows = []
+    for video in videos.sort_values(["index", "sample"]).to_dict("records"):
+        prompt = by_index[video["index"]]
+        place = (video["file"], video["index"], video["sample"], prompt.kind)
+        rows += [
+            (*place, name) for name in (*prompt.dimensions, *extra) if name in (*NAMES, *extra)
+        ]
+    return pd.DataFrame(rows, columns=["file", "index", "sample", "kind", "dimension"])
+
+
+def _merge_records(records: dict[str, dict]) -> dict:
+    """What all records have in common, with what they may differ in put together."""
+    check_alike(records)
+    return {
+        **{k: v for k, v in next(iter(records.values())).items() if k not in _VARYING},
+        "dimensions": sorted({name for r in records.values() for name in r["dimensions"]}),
+        "devices": sorted({r["device"] for r in records.values()}),
+    }
+
+
+def check_alike(records: Mapping[str, dict]) -> None:
+    """Check that scores were made by one scorer, with the same packages and modes.
+
+    Args:
+        records: of score files, by their names.
+
+    Raises:
+        ValueError: that names two files and what they were made with.
+    """
+    first_file, first = next(iter(records.items()))
+    for file, record in records.items():
+        for old, new in ((first, record), (first["packages"], record["packages"])):
+            for key in sorted((old.keys() | new.keys()) - {*_VARYING, "packages"}):
+                if old.get(key) != new.get(key):
+                    raise ValueError(
+                        f"{first_file} was made with {key} {old.get(key)}, {file} with "
+                        f"{new.get(key)}; scores that are compared must be made alike"
+                    )

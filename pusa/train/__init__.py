@@ -1,0 +1,1 @@
+"""Training with the FAFM objective: the loop, its checkpoints, its log."""

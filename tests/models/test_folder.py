@@ -1,0 +1,117 @@
+import json
+import os
+import shutil
+
+import pytest
+
+from pusa.models.folder import (
+    PARTS,
+    check_baseline_folder,
+    check_model_folder,
+    require_files,
+    weight_files,
+)
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def copy(tmp_path, model):
+    """A copy of the model folder, by links, that a test may take files from."""
+    return shutil.copytree(model, tmp_path / "model", copy_function=os.link)
+
+
+def test_whole_folder_passes(model):
+    check_model_folder(model)
+
+
+@pytest.mark.parametrize("part", [*PARTS, f"transformer/{WEIGHTS}"])
+def test_missing_part_is_named(copy, part):
+    if (copy / part).is_dir():
+        shutil.rmtree(copy / part)
+    else:
+        (copy / part).unlink()
+    with pytest.raises(
+        FileNotFoundError, match=f"lacks {part.removeprefix('transformer/')}|{part}"
+    ):
+        check_model_folder(copy)
+
+
+@pytest.mark.parametrize("part", [f"vae/{WEIGHTS}", "text_encoder/model.safetensors"])
+def test_missing_weights_of_other_parts_are_named(copy, part):
+    (copy / part).unlink()
+    with pytest.raises(FileNotFoundError):
+        check_model_folder(copy)
+
+
+def test_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"model folder .*nowhere does not exist"):
+        require_files(tmp_path / "nowhere", [])
+
+
+def test_all_missing_files_are_listed(tmp_path):
+    (tmp_path / "b").touch()
+    with pytest.raises(FileNotFoundError, match="lacks a, c; expected a text-to-video model"):
+        require_files(tmp_path, ["a", "b", "c"])
+
+
+def test_one_file_of_weights(model):
+    assert weight_files(model / "transformer") == [model / "transformer" / WEIGHTS]
+
+
+def test_missing_shard_is_named(tmp_path, new_transformer):
+    new_transformer().save_pretrained(tmp_path, max_shard_size="40KB")
+    shards = weight_files(tmp_path)
+    assert len(shards) > 1
+    assert shards == sorted(tmp_path.glob("*.safetensors"))
+    shards[1].unlink()
+    with pytest.raises(FileNotFoundError, match=f"lacks {shards[1].name};"):
+        weight_files(tmp_path)
+
+
+def test_damaged_download_says_how_to_mend_it(model, tmp_path):
+    folder = shutil.copytree(model, tmp_path / "model")
+    (folder / "download.json").write_text("{}")
+    check_model_folder(folder)
+    (folder / "vae/config.json").unlink()
+    message = r"lacks vae/config\.json; .*delete .*download\.json to have it downloaded again"
+    with pytest.raises(FileNotFoundError, match=message):
+        check_model_folder(folder)
+
+
+# An image-to-video model
+
+
+@pytest.mark.parametrize(
+    "part", ["model_index.json", "vae/config.json", "scheduler/scheduler_config.json"]
+)
+def test_missing_part_of_a_baseline_is_named(tmp_path, baseline, part):
+    check_baseline_folder(baseline)
+    copy = shutil.copytree(baseline, tmp_path / "baseline", copy_function=os.link)
+    (copy / part).unlink()
+    with pytest.raises(FileNotFoundError, match=f"lacks {part}; expected an image-to-video model"):
+        check_baseline_folder(copy)
+
+
+def test_missing_image_encoder_is_named(tmp_path, baseline):
+    copy = shutil.copytree(baseline, tmp_path / "baseline")
+    index = json.loads((copy / "model_index.json").read_text())
+    index["image_encoder"] = ["transformers", "CLIPVisionModel"]
+    (copy / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(FileNotFoundError, match=r"lacks image_encoder/config\.json"):
+        check_baseline_folder(copy)
+
+
+def test_pair_of_experts_is_no_baseline(tmp_path, baseline):
+    shutil.copytree(baseline, tmp_path / "pair")
+    index = json.loads((baseline / "model_index.json").read_text())
+    index["transformer_2"] = ["diffusers", "WanTransformer3DModel"]
+    (tmp_path / "pair" / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"pair has two experts, as Wan2\.2-I2V, expected one"):
+        check_baseline_folder(tmp_path / "pair")
+
+
+def test_text_to_video_is_no_baseline(model):
+    message = "is of a WanPipeline, expected a WanImageToVideoPipeline"
+    with pytest.raises(ValueError, match=message):
+        check_baseline_folder(model)

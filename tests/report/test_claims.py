@@ -1,0 +1,298 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from pusa.experiments import Setting, main_setting, read_experiments
+from pusa.report.claims import Claim, evaluate_claims, read_claims, write_claims
+from pusa.report.study import Study
+from pusa.report.tables import read_published
+from pusa.score.arithmetic import METRICS, NAMES
+from pusa.score.intervals import Interval
+
+CONFIG = Path(__file__).parents[2] / "config"
+HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "not decided"
+NOT_RUN, NOT_PUBLISHED = "not run", "no published number"
+KINDS = np.repeat(["subject", "background", "camera"], 10)
+SUBSET = {"subject": 5, "background": 5, "camera": 5}
+BASE = Setting(model="base", task="i2v", steps=10)
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    monkeypatch.setattr("pusa.score.intervals.RESAMPLES", 500)
+
+
+@pytest.fixture
+def published():
+    return tuple(read_published(CONFIG / f"published/table{n}.csv") for n in (1, 2))
+
+
+@pytest.fixture
+def demo():
+    return read_experiments(CONFIG / "demo_experiments.tsv", seed=0)
+
+
+@pytest.fixture
+def write(tmp_path):
+    """A function that writes a claims file with some rows and one claim, changed as asked."""
+
+    def written(compare=None, rows=None, **changes):
+        content = {
+            "rows": rows
+            or {
+                "ours": {"table": 1, "published": "Ours"},
+                "base": {"table": 1, "model": "base"},
+                "two": {"table": 2, "group": "steps", "published": "512/900/1.4/2"},
+                "five": {"table": 2, "group": "steps", "published": "512/900/1.4/5"},
+                "ten": {"table": 2, "group": "steps", "published": "512/900/1.4/10"},
+            },
+            "claims": [
+                {"claim": "It is so", "source": "Section 1", "compare": compare or {}, **changes}
+            ],
+        }
+        file = tmp_path / "claims.yaml"
+        file.write_text(yaml.safe_dump(content, sort_keys=False))
+        return file
+
+    return written
+
+
+def scores(value, noise=0.0, seed=0, prompts=range(30)):
+    """All measures of every prompt: ``value`` and a normal deviation, the same for all measures."""
+    deviation = noise * np.random.default_rng(seed).standard_normal(30)
+    return pd.DataFrame(
+        {
+            "file": f"{index:04d}-0.mp4",
+            "index": index,
+            "sample": 0,
+            "kind": KINDS[index],
+            "dimension": name,
+            "value": value + deviation[index],
+            "frames": 9,
+            "scorer": "weight_free",
+        }
+        for index in prompts
+        for name in NAMES
+    )
+
+
+@pytest.mark.parametrize(
+    ("needs", "verdicts", "verdict"),
+    [
+        ("all", [HOLDS, HOLDS], HOLDS),
+        ("all", [HOLDS, UNDECIDED], UNDECIDED),
+        ("all", [HOLDS, FAILS, NOT_RUN], FAILS),
+        ("all", [HOLDS, UNDECIDED, NOT_RUN], NOT_RUN),
+        ("all", [HOLDS, NOT_PUBLISHED], NOT_PUBLISHED),
+        ("most", [HOLDS, HOLDS, FAILS], HOLDS),
+        ("most", [HOLDS, HOLDS, NOT_RUN], HOLDS),
+        ("most", [HOLDS, FAILS, FAILS], FAILS),
+        ("most", [HOLDS, FAILS], FAILS),  # a half is not most
+        ("most", [HOLDS, FAILS, UNDECIDED], UNDECIDED),
+        ("most", [HOLDS, FAILS, NOT_RUN], NOT_RUN),
+        ("most", [FAILS, FAILS, NOT_RUN], FAILS),
+    ],
+)
+def test_verdict_of_a_claim(needs, verdicts, verdict):
+    assert Claim("It is so", "Section 1", needs, ()).judge(verdicts) == verdict
+
+
+def test_comparisons_as_written(write):
+    compare = {"total": ["ours > base", "two < ten + 0.5"], "dimensions": "five > two - 1"}
+    (claim,) = read_claims(write(compare))
+    assert claim.needs == "all"
+    first, second, *rest = claim.comparisons
+    assert (first.column, str(first), first.margin) == ("total", "ours > base", 0)
+    assert (str(second), second.margin) == ("two < ten + 0.5", 0.5)
+    assert [c.column for c in rest] == list(NAMES)
+    assert {(str(c), c.margin) for c in rest} == {("five > two - 1", -1)}
+    assert first.left.cells == (("table", "1"), ("published", "Ours"))
+
+
+def test_published_numbers(write, published, demo):
+    """79.92, 86.03, 87.69 and, for the image, 91.87, 94.48, 94.83."""
+    compare = {
+        "total": ["five > two", "ten > five + 1.66", "ten < five + 1.67", "two > ten"],
+        "i2v": ["ten < five + 0.35", "base > ours"],
+    }
+    table = evaluate_claims(read_claims(write(compare)), *published, Study(demo, {}, SUBSET))
+    expected = [HOLDS, FAILS, HOLDS, FAILS, FAILS, NOT_PUBLISHED]  # on the margin is not within
+    assert table["published"].tolist() == expected
+    assert set(table["claim_published"]) == {FAILS}
+    assert table.loc[0, ["published_left", "published_right"]].tolist() == [86.03, 79.92]
+    assert set(table["here"]) == set(table["claim_here"]) == {NOT_RUN}
+    assert table[["difference", "low", "high"]].isna().all(axis=None)
+
+
+def test_our_numbers(write, published, demo):
+    """A tenth apart with the same noise, and the same up to noise; five was not run."""
+    steps = {s.steps: s for s in demo["setting"] if replace(s, steps=10) == main_setting(demo)}
+    values = {
+        steps[2]: scores(0.5, noise=0.1),
+        steps[10]: scores(0.6, noise=0.1),
+        BASE: scores(0.6, noise=0.1, seed=1),
+    }
+    compare = {"i2v_subject": ["ten > two", "ten < two", "ours > base", "five > two"]}
+    claims = read_claims(write(compare))
+    table = evaluate_claims(claims, *published, Study(demo, values, SUBSET))
+    assert table["here"].tolist() == [HOLDS, FAILS, UNDECIDED, NOT_RUN]
+    assert table.loc[0, ["difference", "low", "high"]].tolist() == pytest.approx([10, 10, 10])
+    assert table.loc[2, "low"] < 0 < table.loc[2, "high"]
+    assert set(table["claim_here"]) == {FAILS}
+    assert set(table["scorer"]) == {"weight_free"}
+
+
+def test_rows_on_different_prompts_are_compared_on_those_of_both(write, published, demo):
+    """Ours on all prompts, the base on the subset, where ours is better by two tenths."""
+    demo.loc[demo["group"] == "ours", "prompts"] = "all"
+    taken = range(0, 30, 2)  # of each kind every other, by the rule of the subset
+    ours = scores(0.8)
+    ours.loc[~ours["index"].isin(taken), "value"] = 0.0
+    values = {main_setting(demo): ours, BASE: scores(0.6, prompts=taken)}
+    claims = read_claims(write({"i2v_subject": "ours > base"}))
+    table = evaluate_claims(claims, *published, Study(demo, values, SUBSET))
+    assert table.loc[0, ["difference", "low", "high"]].tolist() == pytest.approx([20, 20, 20])
+
+
+def test_partial_scores(write, published, demo):
+    values = {main_setting(demo): scores(0.6), BASE: scores(0.5)}
+    values = {name: v[v["dimension"] != "camera_motion"] for name, v in values.items()}
+    claims = read_claims(write({"total": "ours > base", "i2v_subject": "ours > base"}))
+    with pytest.raises(ValueError, match="camera_motion"):
+        evaluate_claims(claims, *published, Study(demo, values, SUBSET))
+    table = evaluate_claims(claims, *published, Study(demo, values, SUBSET, allow_partial=True))
+    assert table["here"].tolist() == [NOT_RUN, HOLDS]
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ({"table": 1, "published": "Our"}, "'ours': the published tables have no such row"),
+        ({"table": 2, "published": "512/900/1.4/10"}, "stands for 2 rows of the published tables"),
+        ({"table": 2, "rank": 16}, "stands for 3 rows of the experiments sheet, expected one"),
+    ],
+)
+def test_rows_that_are_not_one(write, published, demo, cells, message):
+    rows = {"ours": cells, "base": {"table": 1, "model": "base"}}
+    claims = read_claims(write({"total": "ours > base"}, rows))
+    with pytest.raises(ValueError, match=message):
+        evaluate_claims(claims, *published, Study(demo, {}, SUBSET))
+
+
+@pytest.mark.parametrize(
+    ("compare", "changes", "message"),
+    [
+        ({"totals": "ours > base"}, {}, r"claims\[0\].compare: 'totals' is not one of"),
+        ({"total": "ours > bass"}, {}, "compares 'bass', which is not among the rows"),
+        ({"total": "ours >= base"}, {}, "found 'ours >= base', expected a comparison as"),
+        ({"total": "ours > base + much"}, {}, "found 'ours > base [+] much', expected"),
+        ({"total": []}, {}, r"compare.total: \[\] should be non-empty"),
+        ({"total": [1]}, {}, r"compare.total\[0\]: 1 is not of type 'string'"),
+        ({}, {}, "compare: {} should be non-empty"),
+        ({"total": "ours > base"}, {"needs": "some"}, "'some' is not one of"),
+        ({"total": "ours > base"}, {"sauce": "1"}, "'sauce' was unexpected"),
+        ({"total": "ours > base"}, {"rows": {"a": {"tabel": 1}}}, "rows.a: 'tabel' is not one of"),
+    ],
+)
+def test_bad_claims_are_named(write, compare, changes, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        read_claims(write(compare, **changes))
+    assert "claims.yaml: " in str(caught.value)
+
+
+def test_bad_files_are_named(tmp_path):
+    file = tmp_path / "claims.yaml"
+    with pytest.raises(FileNotFoundError, match=r"claims\.yaml do not exist"):
+        read_claims(file)
+    file.write_text("rows: {a: [}")
+    with pytest.raises(ValueError, match=r"claims\.yaml: cannot be read as YAML"):
+        read_claims(file)
+    file.write_text("- a list")
+    with pytest.raises(ValueError, match=r"claims\.yaml: .* is not of type 'object'"):
+        read_claims(file)
+
+
+def test_our_claims_on_the_published_tables(published):
+    """Verdicts found by eye in the tables."""
+    claims = read_claims(CONFIG / "claims.yaml")
+    sheet = read_experiments(CONFIG / "experiments.tsv", seed=0)
+    table = evaluate_claims(claims, *published, Study(sheet, {}, SUBSET))
+    by_claim = table.groupby("number")
+    verdicts = by_claim["claim_published"].first()
+    # 2: Magi-1 and Step-Video-TI2V have higher totals. 5: rank 512 is better in 15 of 36 cells
+    # of the nine dimensions; 6: in 26 of 48 of all columns. 11: nine of twelve steps rise.
+    assert list(verdicts[verdicts == FAILS].index) == [2, 5]
+    assert (table[table["number"] == 5]["published"] == HOLDS).sum() == 15
+    holding = (table["published"] == HOLDS).groupby(table["number"]).sum()
+    assert (holding[6], holding[11]) == (26, 9)
+    assert list(verdicts[verdicts == NOT_PUBLISHED].index) == [14, 15, 16]
+    assert len(verdicts) == 16
+    peak = table[table["claim"].str.startswith("The peak")]
+    assert peak["published_right"].nunique() == len(peak) == 19  # every other row of Table 2(c)
+
+
+OTHER_MODELS = {"magi_1", "step_video"}
+NOT_IN_DEMO = {
+    *("rank_256_alpha_1.7", "rank_512_alpha_1.7"),
+    *(f"at_{iterations}_alpha_1.7" for iterations in (150, 450, 750, 900, 1200)),
+    *(f"at_{iterations}_alpha_2.0" for iterations in (150, 450, 1200)),
+}
+
+
+@pytest.mark.parametrize(
+    ("sheet", "missing"),
+    [
+        ("experiments", OTHER_MODELS),
+        ("wan1.3b_experiments", OTHER_MODELS | {"wan_i2v"}),
+        ("demo_experiments", OTHER_MODELS | NOT_IN_DEMO),
+    ],
+)
+def test_our_claims_are_about_rows_of_our_sheets(monkeypatch, published, sheet, missing):
+    """With numbers for every row of a sheet, what is compared is what the sheet has."""
+    numbers = dict.fromkeys(METRICS, Interval(1.0, 1.0, 1.0))
+    monkeypatch.setattr(Study, "differences", lambda study, before, after: numbers)
+    claims = read_claims(CONFIG / "claims.yaml")
+    experiments = read_experiments(CONFIG / f"{sheet}.tsv", seed=0)
+    table = evaluate_claims(claims, *published, Study(experiments, {}, SUBSET))
+    comparisons = [comparison for claim in claims for comparison in claim.comparisons]
+    found = {
+        row.name
+        for comparison, here in zip(comparisons, table["here"], strict=True)
+        for row in (comparison.left, comparison.right)
+        if here != NOT_RUN
+    }
+    rows = yaml.safe_load((CONFIG / "claims.yaml").read_text())["rows"]
+    assert set(rows) - found == missing
+
+
+@pytest.mark.parametrize("scorer", ["weight_free", "vbench"])
+def test_files(tmp_path, write, published, demo, scorer):
+    values = {
+        name: scores(value, noise=0.01, seed=seed).assign(scorer=scorer)
+        for seed, (name, value) in enumerate({main_setting(demo): 0.6, BASE: 0.5}.items())
+    }
+    compare = {"i2v_subject": ["ours > base", "ten > two"]}
+    table = evaluate_claims(read_claims(write(compare)), *published, Study(demo, values, SUBSET))
+    write_claims(table, tmp_path / "claims", "A run on two cores.")
+    back = pd.read_csv(tmp_path / "claims.csv")
+    assert back["here"].tolist() == [HOLDS, NOT_RUN]
+    low, high = back.loc[0, ["low", "high"]]
+    assert low < back.loc[0, "difference"] < high
+    markdown, html = ((tmp_path / f"claims.{kind}").read_text() for kind in ("md", "html"))
+    for text in (markdown, html):
+        assert "A run on two cores." in text
+        assert "1. It is so" in text
+        assert "ours" in text
+        assert "not run (1 of 2 hold)" in text
+        assert "no published number (1 of 2 hold)" in text
+        assert f"[{low:+.2f}, {high:+.2f}]" in text
+        assert "97.78" in text
+        for heading in ("published left", "published right", "difference here"):
+            assert heading in text
+        assert "nan" not in text.lower()
+    for title in (markdown.splitlines()[0], html.split("<h1>")[1].split("</h1>")[0]):
+        assert ("weight-free scores, not VBench" in title) == (scorer == "weight_free")

@@ -1,0 +1,142 @@
+import pandas as pd
+import pytest
+
+from pusa.report.costs import describe_costs, measure_costs
+from pusa.train.log import TRAINING_COLUMNS
+
+HEADER = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time"
+MAIN = "pusa-rank64-seed0"
+
+
+@pytest.fixture
+def benchmarks(tmp_path):
+    """Half an hour of caching, two trainings, videos of two settings in two shards each."""
+    seconds = {
+        "cache_latents": 1800,
+        f"train_lora/{MAIN}": 7200,
+        "train_lora/control-rank64-seed0": 3600,
+        "sample_videos/tables/base-i2v-steps10/shard0": 900,
+        "sample_videos/tables/base-i2v-steps10/shard1": 900,
+        f"sample_videos/tables/{MAIN}-iteration300-alpha1.4-i2v-steps10/shard0": 1800,
+        f"sample_videos/tables/{MAIN}-iteration300-alpha1.4-i2v-steps10/shard1": 3600,
+        "score_videos/tables/base-i2v-steps10": 360,
+    }
+    for name, value in seconds.items():
+        file = tmp_path / "benchmarks" / f"{name}.tsv"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{HEADER}\n{value}.0000\t0:00:00" + "\t1.0" * 8 + "\n")
+    return tmp_path / "benchmarks"
+
+
+@pytest.fixture
+def log(tmp_path):
+    """A function that writes the log of a training run and returns its folder."""
+
+    def write(name, elapsed):
+        folder = tmp_path / "lora" / name
+        folder.mkdir(parents=True)
+        table = pd.DataFrame(1.0, index=range(3), columns=list(TRAINING_COLUMNS))
+        table["elapsed_seconds"] = [elapsed / 4, elapsed / 2, elapsed]
+        table.to_csv(folder / "training.csv", index=False)
+        return folder
+
+    return write
+
+
+def measure(benchmarks, runs=(), gpus=None, price=None):
+    table = measure_costs(
+        benchmarks, list(runs), gpus=gpus or {}, main_run=MAIN, usd_per_gpu_hour=price
+    )
+    return table.set_index("stage")
+
+
+def test_every_job_counts(benchmarks):
+    """Shards of different settings have the same file name."""
+    costs = measure(benchmarks)
+    assert costs["jobs"].to_dict() == {
+        "cache_latents": 1,
+        "sample_videos": 4,
+        "score_videos": 1,
+        f"train_lora: {MAIN}": 1,
+        "train_lora": 2,
+        "total": 8,
+    }
+    assert costs["hours"].to_dict() == pytest.approx(
+        {
+            "cache_latents": 0.5,
+            "sample_videos": 2,
+            "score_videos": 0.1,
+            f"train_lora: {MAIN}": 2,
+            "train_lora": 3,
+            "total": 5.6,
+        }
+    )
+
+
+def test_gpus_and_price(benchmarks):
+    costs = measure(benchmarks, gpus={"train_lora": 8, "sample_videos": 1}, price=2.5)
+    assert costs["gpu_hours"].to_dict() == pytest.approx(
+        {
+            "cache_latents": 0,
+            "sample_videos": 2,
+            "score_videos": 0,
+            f"train_lora: {MAIN}": 16,
+            "train_lora": 24,
+            "total": 26,
+        }
+    )
+    assert costs["usd"].to_numpy() == pytest.approx(2.5 * costs["gpu_hours"])
+
+
+def test_training_counts_the_attempts_before_the_last(benchmarks, log):
+    """The benchmark times the attempt that finished, the log all of them."""
+    resumed, whole = log(MAIN, elapsed=10_800), log("control-rank64-seed0", elapsed=3500)
+    costs = measure(benchmarks, [resumed, whole])
+    assert costs.loc[f"train_lora: {MAIN}", "hours"] == pytest.approx(3)
+    assert costs.loc["train_lora", "hours"] == pytest.approx(3 + 1)  # saving is not in the log
+    assert costs.loc["train_lora", "jobs"] == 2
+
+
+def test_released_lora_takes_no_training(tmp_path):
+    (tmp_path / "score_videos.tsv").write_text(f"{HEADER}\n36" + "\t1" * 9 + "\n")
+    costs = measure(tmp_path)
+    assert list(costs.index) == ["score_videos", "total"]
+    sentence = describe_costs(costs.reset_index())
+    assert sentence.startswith("Cost: everything in this folder took 0.01 hours of jobs without a")
+    assert "training this model" not in sentence
+
+
+def test_without_benchmarks(tmp_path):
+    with pytest.raises(FileNotFoundError, match="none"):
+        measure(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "price", "told"),
+    [
+        (
+            {"train_lora": 800, "sample_videos": 1},
+            2.5,
+            "training this model took 1,600.0 GPU-hours, $4,000.00; "
+            "everything in this folder took 2,402.0 GPU-hours, $6,005.00",
+        ),
+        (
+            {"train_lora": 8},
+            None,
+            "training this model took 16.0 GPU-hours; "
+            "everything in this folder took 24.0 GPU-hours (",
+        ),
+        (
+            {},
+            2.5,
+            "training this model took 2.00 hours of jobs without a GPU; "
+            "everything in this folder took 5.60 hours of jobs without a GPU",
+        ),
+    ],
+)
+def test_sentence(benchmarks, tmp_path, gpus, price, told):
+    measure(benchmarks, gpus=gpus, price=price).to_csv(tmp_path / "costs.csv")
+    sentence = describe_costs(pd.read_csv(tmp_path / "costs.csv"))
+    assert told in sentence
+    assert "about $500" in sentence
+    assert "nan" not in sentence

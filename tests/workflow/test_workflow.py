@@ -1,0 +1,253 @@
+"""The workflow itself, run by snakemake as a user runs it."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from pusa.models.lora import convert_lora
+from tests.mini import ROOT, activated, snakemake, write_mini
+
+SHEET = """\
+table	group	published	prompts	model	task	rank	iteration	alpha	steps
+1	baseline	Wan-I2V	subset	wan_i2v	i2v				2
+1	baseline		subset	base	i2v				2
+1	ours	Ours	all	pusa	i2v	4	4	1.4	2
+2	lora	256/750/1.4/10	subset	pusa	i2v	2	4	1.4	2
+2	lora	512/750/1.4/10	subset	pusa	i2v	4	4	1.4	2
+2	steps	512/900/1.4/5	subset	pusa	i2v	4	4	1.4	1
+2	steps	512/900/1.4/10	subset	pusa	i2v	4	4	1.4	2
+2	iterations	512/150/1.4/10	subset	pusa	i2v	4	2	1.4	2
+2	iterations	512/900/1.4/10	subset	pusa	i2v	4	4	1.4	2
+	control		subset	control	i2v	4	4	1.4	2
+	text_to_video		subset	pusa	t2v	4	4	1.4	2
+"""
+MAIN = "pusa-rank4-seed0-iteration4-alpha1.4-i2v-steps2"
+MORE = {"subject": 3, "background": 2, "camera": 2}
+
+
+@pytest.fixture(scope="module")
+def mini(tmp_path_factory) -> Path:
+    """A configuration of the same workflow that takes a minute or two; its results folder.
+
+    The suite has one prompt more than the subset, a job makes four videos, and clips are long
+    enough for all tasks.
+    """
+    results = tmp_path_factory.mktemp("mini") / "results"
+    write_mini(
+        results,
+        clip={"frames": 25},
+        train={"ranks": [2, 4], "iterations": [2, 4]},
+        sample={"videos_per_job": 4},
+        score={"videos_per_job": 4},
+        effects={"prompts": MORE},
+    )
+    (results / "mini.tsv").write_text(SHEET)
+    return results
+
+
+def run(mini: Path, *arguments: str) -> subprocess.CompletedProcess:
+    return snakemake(mini / "mini.yaml", *arguments)
+
+
+def dry_run(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "snakemake", "--dry-run", *arguments]
+    environment = activated(dict(os.environ))
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+
+
+def planned_rules(mini: Path) -> set[str]:
+    """Rules that a dry run would execute."""
+    dry = run(mini, "--dry-run")
+    assert dry.returncode == 0, dry.stdout
+    return set(re.findall(r"^(?:local)?rule (\w+):", dry.stdout, re.MULTILINE))
+
+
+@pytest.mark.workflow
+def test_end_to_end(mini):
+    finished = run(mini)
+    assert finished.returncode == 0, finished.stdout[-4000:]
+
+    # every reported number is there, each setting computed once
+    table = pd.read_csv(mini / "tables/table2.csv")
+    here = table[table["source"] == "here"].dropna(subset="total")  # others were not run
+    assert len(here) == 6 and here[["total_low", "total_high"]].notna().all(axis=None)
+    # what is compared says what it is compared with
+    assert set(table["source"]) == {"published", "here", "here - main"}
+    assert len(list((mini / "scores/tables").glob("*.csv"))) == 8
+    # the setting of both tables is sampled once, on all prompts, and each row counts its own
+    ours = "pusa, rank 4, iteration 4, alpha 1.4, 2 steps"
+    table1 = pd.read_csv(mini / "tables/table1.csv").set_index("model")
+    assert table1.loc[ours, "videos"] == 7
+    assert set(here["videos"]) == {6}
+    assert len(list((mini / "samples/tables" / MAIN).glob("shard*.csv"))) == 2
+    assert len(list((mini / "scores/tables" / MAIN / "all").glob("shard*.csv"))) == 2
+    assert {"base + VTA, 2 steps", "Wan-I2V, 2 steps", ours} <= set(table1.index)
+    # every figure of the paper, for screen and print; Figure 2 is a diagram
+    for kind in ("png", "pdf"):
+        drawn = {f.stem for f in (mini / "figures").glob(f"figure*.{kind}")}
+        assert drawn == {f"figure{n}" for n in (1, *range(3, 14))}
+
+    # merged checkpoints are temporary
+    assert not any((mini / "merged").glob("*"))
+
+    # a second run does nothing
+    assert planned_rules(mini) == set()
+
+    # deleting one file remakes only what depends on it
+    (mini / "scores/tables/base-i2v-steps2.csv").unlink()
+    assert planned_rules(mini) == {
+        "gather_scores",
+        "make_tables",
+        "check_claims",
+        "measure_effects",
+        "record_provenance",
+        "make_overview",
+        "plot_scores",
+        "plot_figure1",
+        "all",
+    }
+    assert run(mini).returncode == 0
+
+    # the report is one self-contained page
+    report = mini / "report.html"
+    assert run(mini, "--report", str(report)).returncode == 0
+    page = report.read_text()
+    for shown in (
+        *(f"Figure {n}" for n in (1, *range(3, 14))),
+        *("Table 1", "Table 2", "Contact sheet", "not VBench numbers"),
+        *("Audit of the published tables", "Claims, on the published numbers"),
+    ):
+        assert shown in page
+
+
+@pytest.mark.workflow
+def test_finished_videos_survive_an_interruption(mini):
+    """Only the manifest of a sampling job is lost; its videos are not made again."""
+    manifest = mini / "samples/tables/base-i2v-steps2/shard0.csv"
+    if not manifest.exists():
+        pytest.skip("needs the results of test_end_to_end")
+    videos = sorted(manifest.parent.glob("*.mp4"))
+    before = {v.name: v.stat().st_mtime_ns for v in videos[1:]}
+    manifest.unlink()
+    videos[0].unlink()
+    assert run(mini, "--", str(manifest)).returncode == 0
+    assert videos[0].exists()
+    assert before == {v.name: v.stat().st_mtime_ns for v in videos[1:]}
+
+
+@pytest.mark.workflow
+def test_released_lora_takes_the_place_of_training(mini, tmp_path):
+    """A LoRA in the authors' layout gives the very scores of the training that it came from."""
+    trained = mini / "lora/pusa-rank4-seed0/iteration_4.safetensors"
+    if not trained.exists():
+        pytest.skip("needs the results of test_end_to_end")
+    convert_lora(trained, tmp_path / "pusa_v1.safetensors", to="authors")
+    lora = {"source": "released", "path": str(tmp_path), "file": "pusa_v1.safetensors"}
+    suite = {"source": "folder", "path": str(mini / "suite")}
+    file = write_mini(tmp_path / "results", suite=suite, clip={"frames": 25})
+    config = yaml.safe_load(file.read_text()) | {"lora": lora | {"rank": 4, "iteration": 4}}
+    config["baseline"] = {"source": "folder", "path": str(mini / "baseline")}
+    del config["train"], config["dataset"]
+    file.write_text(yaml.safe_dump(config))
+
+    score = f"scores/tables/{MAIN}.csv".replace("seed0", "released")
+    done = snakemake(file, "--", str(tmp_path / "results" / score))
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert not (tmp_path / "results/training").exists()
+    files = (tmp_path / "results" / score, mini / f"scores/tables/{MAIN}.csv")
+    released, own = (pd.read_csv(file).set_index(["file", "dimension"]) for file in files)
+    pd.testing.assert_frame_equal(released, own.loc[released.index])
+
+
+@pytest.mark.workflow
+def test_full_fine_tuning(mini, tmp_path):
+    """The whole transformer is trained, and sampled without a merge."""
+    if not (mini / "cache/index.json").exists():
+        pytest.skip("needs the results of test_end_to_end")
+    file = write_mini(tmp_path / "results", suite={"source": "folder", "path": str(mini / "suite")})
+    config = yaml.safe_load(file.read_text())
+    config["dataset"]["path"] = str(mini / "dataset")
+    config["train"] |= {"method": "full", "iterations": [2]}
+    del config["train"]["ranks"]
+    file.write_text(yaml.safe_dump(config))
+    sheet = SHEET.splitlines()[:4]
+    sheet[3] = "1\tours\tOurs\tsubset\tpusa\ti2v\t\t2\t\t2"
+    (tmp_path / "results/mini.tsv").write_text("\n".join(sheet) + "\n")
+
+    manifest = tmp_path / "results/samples/tables/pusa-full-seed0-iteration2-i2v-steps2/shard0.csv"
+    done = snakemake(file, "--", str(manifest))
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert (tmp_path / "results/lora/pusa-full-seed0/iteration_2/config.json").exists()
+    assert len(pd.read_csv(manifest)) == 6
+    assert not (tmp_path / "results/merged").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "rules"),
+    [
+        ("config.yaml", ["download_model", "download_dataset", "train_lora", "plot_figure12"]),
+        ("wan1.3b.yaml", ["download_model", "download_dataset", "train_lora", "plot_figure12"]),
+        ("released.yaml", ["download_model", "download_lora", "convert_lora", "plot_figure13"]),
+    ],
+)
+def test_large_configs_build_their_dags(config, rules):
+    dry = dry_run("--configfile", f"config/{config}")
+    assert dry.returncode == 0, dry.stderr
+    for rule in rules:
+        assert re.search(rf"^{rule} +1$|^{rule} +3$", dry.stdout + dry.stderr, re.MULTILINE)
+    assert "of them Table 2's, each sampled once" in dry.stderr
+    if config == "released.yaml":  # nothing is trained, and no clips are left for tasks
+        assert "train_lora" not in dry.stdout + dry.stderr
+        assert "sample_task" not in dry.stdout + dry.stderr
+
+
+def test_download_target_holds_all_that_needs_a_network():
+    dry = dry_run("--", "download")
+    assert dry.returncode == 0, dry.stderr
+    found = set(re.findall(r"^(?:local)?rule (\w+):", dry.stdout + dry.stderr, re.MULTILINE))
+    needed = {"model", "baseline", "dataset", "vbench"}
+    assert found == {"download", *(f"download_{name}" for name in needed)}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"trian": {}}, "config key trian is unknown"),
+        ({"clip": {"frames": 32, "height": 64, "width": 64, "text_tokens": 20}}, "4k+1"),
+        ({"experiments": "no/such.tsv"}, "experiments sheet no/such.tsv does not exist"),
+        ({"model": {"source": "folder", "path": "no/such"}}, "model folder no/such does not exist"),
+        ({"tasks": {"dataset": "no/such"}}, "tasks.dataset: found no metadata.csv in no/such"),
+        ({"tasks": {"clips": 0}}, "config key tasks.clips: found 0, expected at least 1"),
+    ],
+)
+def test_bad_config_stops_before_any_job(tmp_path, change, message):
+    config = yaml.safe_load((ROOT / "config/demo.yaml").read_text()) | change
+    config["results"] = str(tmp_path / "results")
+    (tmp_path / "bad.yaml").write_text(yaml.safe_dump(config))
+    done = snakemake(tmp_path / "bad.yaml")
+    assert done.returncode != 0
+    assert message in done.stdout
+    assert "Traceback" not in done.stdout
+    assert not (tmp_path / "results").exists()
+
+
+def test_rules_do_not_need_a_shell_safe_path(tmp_path):
+    """A results folder with spaces and quotes goes through every rule's shell command."""
+    if shutil.which("bash") is None:
+        pytest.skip("snakemake's shell commands need bash")
+    results = tmp_path / "it's a test"
+    config = yaml.safe_load((ROOT / "config/demo.yaml").read_text())
+    config |= {"results": str(results)}
+    config["dataset"] |= {"path": str(results / "data set"), "clips": 3}
+    config["train"]["validation_clips"] = 1
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    done = snakemake(tmp_path / "config.yaml", "--", str(results / "cache/index.json"))
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert (results / "cache/index.json").exists()
