@@ -1,16 +1,18 @@
-# make demo: the whole workflow on the embedded model. make test: all tests.
+# make demo: the whole workflow on the embedded model. make test: the tests, minutes; make test-all:
+# those that take long too.
 # Everything runs in .venv, made from the pinned envs/requirements.txt. make vbench: VBench's own
 # environment, 6.4 GB in .venv-vbench; make test-vbench: its tests.
 PYTHON ?= python3.11
-CORES ?= 2
+CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 VENV := .venv
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"; export PATH;
 DEMO := --configfile config/demo.yaml
 CONFIGS := $(filter-out config/claims.yaml,$(wildcard config/*.yaml))
+PYTEST := -n $(CORES) --dist loadfile
 FLAGS := --cores $(CORES) --rerun-incomplete --show-failed-logs
 OUT := results/demo
 
-.PHONY: demo test effects check vbench test-vbench
+.PHONY: demo test test-all effects check vbench test-vbench
 
 # A killed run leaves Snakemake's lock behind, so it is taken away, unless another make demo is
 # at work. The report is made again when anything in it is newer.
@@ -31,9 +33,13 @@ demo: $(VENV)/installed
 	   "Effects:       $(OUT)/effects/tables.md" \
 	   "Contact sheet: $(OUT)/figures/contact_sheet.png"
 
-# Two files at a time, in their order: some tests wait for Slurm most of their time, and go first.
 test: $(VENV)/installed
-	$(RUN) python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(RUN) python -m pytest $(PYTEST) -m "not slow" --durations=10
+
+# What waits for Slurm, kills trainings, runs the documentation or drives a browser, too. Tests that
+# wait most of their time go first.
+test-all: $(VENV)/installed
+	$(RUN) python -m pytest $(PYTEST) --no-loadscope-reorder --durations=10
 
 vbench: $(VENV)-vbench/installed
 

@@ -15,13 +15,10 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
-include: "workflow/rules/lookups.smk"
-include: "workflow/rules/download.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/sample.smk"
 include: "workflow/rules/score.smk"
-include: "workflow/rules/tasks.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/tiny.smk"
@@ -35,7 +32,6 @@ localrules:
     score,
     figures,
     effects,
-    gallery,
     tiny_wan,
 
 
@@ -43,38 +39,38 @@ localrules:
 rule all:
     default_target: True
     input:
-        trained_files("tables"),
-        manifests("tables"),
-        score_files("tables"),
+        FILES.trained_files("tables"),
+        FILES.manifests("tables"),
+        FILES.score_files("tables"),
         rules.make_tables.output,
-        rules.audit_tables.output,
-        rules.check_claims.output,
+        rules.audit.output,
+        rules.claims.output,
         rules.record_provenance.output,
         expand(rules.measure_effects.output, study="tables"),
-        figure_files(),
+        FIGURE_FILES,
         rules.make_overview.output,
-        expand(rules.make_video_page.output, page=VIDEO_PAGES),
-        rules.make_gallery.output,
+        expand(rules.gallery_page.output, page=VIDEO_PAGES),
+        rules.gallery.output,
 
 
 rule download:
     input:
-        downloads(),
+        FILES.downloads,
 
 
 rule train:
     input:
-        trained_files("tables"),
+        FILES.trained_files("tables"),
 
 
 rule sample:
     input:
-        manifests("tables"),
+        FILES.manifests("tables"),
 
 
 rule score:
     input:
-        score_files("tables"),
+        FILES.score_files("tables"),
 
 
 rule effects:
@@ -82,11 +78,6 @@ rule effects:
         expand(rules.measure_effects.output, study="effects"),
 
 
-rule gallery:
-    input:
-        rules.make_gallery.output,
-
-
 rule figures:
     input:
-        figure_files(),
+        FIGURE_FILES,

@@ -10,6 +10,8 @@ __version__ = "0.1.0"
 
 _HOME = {
     "ClipSize": "pusa.clip",
+    "VideoSettings": "pusa.config",
+    "Weights": "pusa.config",
     "load_pipeline": "pusa.sample.pipeline",
     "parse_placement": "pusa.sample.conditioning",
     "read_conditions": "pusa.sample.conditioning",

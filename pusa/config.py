@@ -1,130 +1,679 @@
-"""Checks of the workflow's configuration that end in one clear sentence."""
+"""The configuration of the workflow, a class for each section; commands share the same fields.
 
-import copy
-import math
+This is the one place where a setting's name, type, limits, default and help are written. After a
+change `python -m pusa.config` writes the table of keys in ``config/README.md`` anew.
+"""
+
+import json
+import re
 from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-import jsonschema
-import yaml
+from pydantic import Field, model_validator
+from pydantic.fields import FieldInfo
 
-from pusa.clip import count_latent_frames
+from pusa.clip import ClipSize, count_latent_frames
 from pusa.data.suite import KINDS, VBENCH_COUNTS, VBENCH_MIN_SIDE, count_prompts
+from pusa.settings import Settings, section_of
+
+Dtype = Literal["float32", "bfloat16"]
+Text = Annotated[str, Field(min_length=1)]
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Guidance = Annotated[float, Field(ge=1, allow_inf_nan=False)]
+#: Keys that are no more, by what takes their place.
+RENAMED = {
+    "train.ranks": "the column rank of the experiments sheet",
+    "train.iterations": "the column iteration of the experiments sheet",
+}
 
 
-def check_config(config: dict, schema: str | Path) -> None:
-    """Check a configuration against its schema and the rules between keys; fill in defaults.
+def _require(section: Settings, key: str, **choice: str) -> None:
+    """Refuse a section that lacks a key which one of its choices needs."""
+    ((name, value),) = choice.items()
+    if getattr(section, name) == value and getattr(section, key) is None:
+        raise ValueError(f"{key}: found nothing, expected one with {name} {value}")
+
+
+def _require_latent_frames(section: Settings, key: str) -> None:
+    try:
+        count_latent_frames(getattr(section, key))
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from None
+
+
+class PromptCounts(Settings):
+    """How many prompts of each kind are taken, spread evenly over the suite."""
+
+    subject: Positive
+    """Prompts about a subject."""
+    background: Positive
+    """Prompts about a background."""
+    camera: Positive
+    """Prompts about a motion of the camera."""
+
+
+class SubsetCounts(PromptCounts):
+    """Counts over which intervals are made, for which two prompts are needed."""
+
+    subject: Annotated[int, Field(ge=2)]
+    background: Annotated[int, Field(ge=2)]
+    camera: Annotated[int, Field(ge=2)]
+
+
+class Repository(Settings):
+    """A folder, and the hub's repository that it may come from."""
+
+    source: Literal["folder", "hub"]
+    """Use `path` as it is, or download `repo` to it."""
+    path: Text
+    """Where it lies."""
+    repo: Text | None = None
+    """Repository of the hub."""
+    revision: Text = "main"
+    """Its branch, tag or commit."""
+
+    @model_validator(mode="after")
+    def _has_repo(self) -> Self:
+        _require(self, "repo", source="hub")
+        return self
+
+
+class Model(Repository):
+    """The text-to-video model that everything starts from."""
+
+    path: Text
+    """Folder in diffusers' format: `model_index.json`, `transformer/`, `vae/`, …"""
+
+
+class Lora(Settings):
+    """Where the LoRA comes from, if it is not trained here."""
+
+    source: Literal["trained", "released"] = "trained"
+    """`released`: the file `file` in `path` takes the place of training."""
+    repo: Text | None = None
+    """Downloaded to `path`; without it the file must be there."""
+    revision: Text = "main"
+    """Branch, tag or commit."""
+    path: Text | None = None
+    """Folder of the file."""
+    file: Annotated[str, Field(pattern=r"[.](safetensors|pt)$")] | None = None
+    """`.safetensors` or `.pt` in the authors', ComfyUI's, diffusers' or musubi's layout."""
+    rank: Positive | None = None
+    """Of the released LoRA; the sheet's rows must ask for just that."""
+    iteration: Positive | None = None
+    """Likewise."""
+
+    @model_validator(mode="after")
+    def _is_described(self) -> Self:
+        for key in ("path", "file", "rank", "iteration"):
+            _require(self, key, source="released")
+        return self
+
+
+class Baseline(Repository):
+    """The image-to-video model that the paper compares with, `wan_i2v` in the sheet."""
+
+    source: Literal["folder", "hub", "tiny"]
+    """As of the model; `tiny`: trained in Wan-I2V's manner from the embedded model and the
+    dataset."""
+    path: Text
+    """Folder in diffusers' format, as of Wan-AI/Wan2.1-I2V-14B-480P-Diffusers."""
+    steps: Positive | None = None
+    """Of the training of a tiny one, 8 clips each."""
+    guidance_scale: Guidance = 5.0
+    """Of its sampling, by diffusers' own pipeline and the model's own scheduler."""
+
+    @model_validator(mode="after")
+    def _has_steps(self) -> Self:
+        _require(self, "steps", source="tiny")
+        return self
+
+
+class Dataset(Repository):
+    """The clips that are trained on."""
+
+    source: Literal["folder", "hub", "tiny"]
+    """As of the model; `tiny`: render the tiny world."""
+    path: Text
+    """Folder with `metadata.csv` (`file_name,text`) and the clips it names."""
+    clips: Annotated[int, Field(ge=2)] | None = None
+    """Clips to render (`tiny`); else how many there are, for the plan's estimate of disk."""
+
+    @model_validator(mode="after")
+    def _has_clips(self) -> Self:
+        _require(self, "clips", source="tiny")
+        return self
+
+
+class Suite(Settings):
+    """The prompts and images that videos are made from."""
+
+    source: Literal["folder", "vbench", "tiny"]
+    """`vbench`: download VBench-I2V's; `tiny`: render the tiny world."""
+    path: Text
+    """Folder with `vbench2_i2v_full_info.json` and `crop/<ratio>/`; put a `crop.zip` that you hold
+    there."""
+    subset: SubsetCounts | None = None
+    """How many `subject`, `background` and `camera` prompts stand for the sheet's `subset`, spread
+    evenly over the suite."""
+
+    @model_validator(mode="after")
+    def _has_subset(self) -> Self:
+        _require(self, "subset", source="tiny")
+        return self
+
+
+class ImageSize(Settings):
+    """What images are cut to."""
+
+    height: Annotated[int, Field(ge=16, multiple_of=16)]
+    """Pixels, a multiple of 16."""
+    width: Annotated[int, Field(ge=16, multiple_of=16)]
+    """Pixels, a multiple of 16."""
+
+
+class Size(ImageSize):
+    """What clips are cut to, and what is made."""
+
+    frames: Annotated[int, Field(ge=5)]
+    """Pixel frames, of the form 4k+1."""
+
+    @model_validator(mode="after")
+    def _frames_fit(self) -> Self:
+        _require_latent_frames(self, "frames")
+        return self
+
+    @property
+    def size(self) -> ClipSize:
+        """The same as a `ClipSize`."""
+        return ClipSize(frames=self.frames, height=self.height, width=self.width)
+
+
+class Clip(Size):
+    """What is cached of a clip."""
+
+    text_tokens: Positive
+    """Length of a prompt embedding (512 for Wan2.1); a longer prompt is an error."""
+
+
+class Cache(Settings):
+    """How clips become latents."""
+
+    source: Literal["encode", "released"] = "encode"
+    """Encode clips and captions, or convert the dataset's own `.tensors.pth` files."""
+    skip_unusable: bool = False
+    """Go on without clips that cannot be read, are too short or of another size."""
+
+
+class TrainedModel(Settings):
+    """How a model of the sheet is trained."""
+
+    p_async: Annotated[float, Field(ge=0, le=1)]
+    """Probability that a clip's frames draw their own timesteps (PTSS)."""
+
+
+class Training(Settings):
+    """What decides a training's weights, and is common to all runs."""
+
+    method: Literal["lora", "full"] = "lora"
+    """A LoRA on DeepSpeed's ZeRO-2, or the whole transformer on ZeRO-3; the sheet's ranks and
+    alphas are then empty."""
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0e-5
+    """Of AdamW; the authors'."""
+    warmup: Count = 0
+    """Iterations over which the learning rate rises; it is constant after."""
+    total_batch: Positive = 8
+    """Clips per iteration over all processes."""
+    micro_batch: Positive | None = None
+    """Clips per process and forward pass, accumulation makes up the rest; what `total_batch` leaves
+    each, if absent."""
+    objective: Literal["paper", "authors"] = "paper"
+    """`paper`: timesteps from U[0,1], unweighted loss; `authors`: their code's shifted grid and
+    bell-shaped weight."""
+    shift: Annotated[float, Field(ge=1)] = 5.0
+    """Of the authors' grid."""
+    validation_clips: Count = 32
+    """The last clips of the dataset, held out for the validation loss."""
+    gradient_checkpointing: bool = False
+    """Compute activations again instead of keeping them: memory for time."""
+    dtype: Dtype = "float32"
+    """Of the frozen base, or of the computation in full fine-tuning; LoRA weights are float32."""
+    offload: bool = False
+    """Keep the optimizer's state in the host's memory."""
+    checkpoint_every: Positive = 50
+    """Iterations between the checkpoints that an interrupted run goes on from."""
+    seed: Count = 0
+    """Of the LoRA's initialisation, the batches and their noise."""
+
+
+class Train(Training):
+    """How all runs are trained, and what on; the sheet says which runs there are."""
+
+    models: dict[str, TrainedModel] = Field(
+        {"pusa": TrainedModel(p_async=1.0), "control": TrainedModel(p_async=0.0)}
+    )
+    """Names for the sheet's column `model`, each with `p_async`, the probability that a clip's
+    frames draw their own timesteps."""
+    nodes: Positive = 1
+    """Nodes of a training job."""
+    processes: Positive = 1
+    """Processes on each node, one per GPU where there are any."""
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        for name in self.models:
+            if not re.fullmatch(r"(?!(base|wan_i2v)$)[a-z][a-z0-9_]*", name):
+                raise ValueError(
+                    f"models: found {name!r}, expected small letters, and not base or wan_i2v"
+                )
+        processes = self.nodes * self.processes
+        micro = self.micro_batch or max(1, self.total_batch // processes)
+        if self.total_batch % (processes * micro):
+            raise ValueError(
+                f"total_batch: found {self.total_batch}, expected a multiple of train.nodes "
+                f"{self.nodes} x train.processes {self.processes} x train.micro_batch {micro}"
+            )
+        return self
+
+
+class TrainSettings(Training):
+    """What decides the weights of one run, apart from the base and the data."""
+
+    rank: Positive | None = None
+    """Of a LoRA; PEFT's alpha equals it, so that its natural scale is 1."""
+    iterations: list[int] = Field(min_length=1)
+    """Iterations that are saved, in rising order; the last ends the training."""
+    p_async: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Probability that a clip's frames draw their own timesteps (PTSS)."""
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        if (self.rank is None) != (self.method == "full"):
+            raise ValueError(
+                f"rank: found {self.rank} with method {self.method}, expected a rank for a LoRA "
+                "and none for full fine-tuning"
+            )
+        if self.iterations != sorted({*self.iterations}) or self.iterations[0] < 1:
+            raise ValueError(f"iterations: found {self.iterations}, expected rising order from 1")
+        return self
+
+
+class Sampling(Settings):
+    """What decides a video, apart from model, prompt, size and steps."""
+
+    guidance_scale: Guidance = 3.0
+    """Of classifier-free guidance; 1 skips the unconditional pass."""
+    shift: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5.0
+    """Of the sigma grid."""
+    seed: Count = 0
+    """Of the noise."""
+
+
+class SuiteSampling(Sampling):
+    """How the videos of the prompt suite are made."""
+
+    samples: Positive = 1
+    """Videos per prompt."""
+    batch_size: Positive = 1
+    """Videos per forward pass."""
+    dtype: Dtype = "float32"
+    """Of the model."""
+
+
+class Sample(SuiteSampling):
+    """How the videos of all settings are made."""
+
+    videos_per_job: Positive = 50
+    """A setting's prompts are divided among as many jobs as that takes."""
+    negative_prompt_file: Text | None = None
+    """Text file with the negative prompt of guidance; the empty prompt if absent."""
+
+
+class SuiteSettings(SuiteSampling, Size):
+    """What decides the videos of one setting, apart from model and prompts."""
+
+    task: Literal["i2v", "t2v"] = "i2v"
+    """Image-to-video, or text-to-video."""
+    steps: Positive
+    """Sampling steps."""
+
+
+class VideoSettings(Sampling):
+    """What decides a video, apart from the model, the prompt and what is given of it."""
+
+    frames: Positive = 81
+    """Pixel frames that the model makes at once, of the form 4k+1."""
+    height: Positive = 480
+    """Pixels."""
+    width: Positive = 832
+    """Pixels."""
+    steps: Positive = 10
+    """Sampling steps."""
+    negative_prompt: str = ""
+    """Of guidance."""
+
+    @model_validator(mode="after")
+    def _frames_fit(self) -> Self:
+        _require_latent_frames(self, "frames")
+        return self
+
+    @property
+    def size(self) -> ClipSize:
+        """Of what the model makes at once."""
+        return ClipSize(frames=self.frames, height=self.height, width=self.width)
+
+
+class GenerateSettings(VideoSettings):
+    """The same for videos of any length, and for Wan2.2's pair of experts."""
+
+    guidance_scale_2: Guidance | None = None
+    """Of the low-noise expert of Wan2.2; as guidance_scale if absent."""
+    length: Positive | None = None
+    """Frames of a longer video, extended from its own end in windows."""
+    overlap: Positive = 13
+    """Frames that a further window is given, of the form 4k+1."""
+
+    @model_validator(mode="after")
+    def _windows_fit(self) -> Self:
+        _require_latent_frames(self, "overlap")
+        if self.length is None:
+            return self
+        if self.length < self.frames:
+            raise ValueError(
+                f"length: found {self.length} frames, expected at least those of one window, "
+                f"{self.frames}"
+            )
+        if self.overlap >= self.frames:
+            raise ValueError(
+                f"overlap: found {self.overlap} frames, expected fewer than a window's "
+                f"{self.frames}"
+            )
+        return self
+
+
+class Score(Settings):
+    """How videos are scored."""
+
+    scorer: Literal["vbench", "weight_free"] = "weight_free"
+    """`vbench`: VBench-I2V's nine dimensions by its own code, in its own environment;
+    `weight_free`: stand-ins from classical vision, which are not VBench's."""
+    weights: Text = "data/vbench_weights"
+    """Folder of the networks that VBench uses; `snakemake download` fills it."""
+    environment: Text = ".venv-vbench"
+    """Virtual environment of VBench, which `make vbench` makes; with `--sdm conda` Snakemake makes
+    its own."""
+    videos_per_job: Positive = 1000
+    """Whole sampling jobs are scored together, up to about as many videos."""
+
+
+class Tasks(Settings):
+    """The zero-shot tasks of Figures 7 to 12, on clips that no one trained on."""
+
+    dataset: Text | None = None
+    """Folder with `metadata.csv` and clips to take given frames from; the clips that training holds
+    out, if absent; without those the figures are left out."""
+    clips: Positive = 3
+    """Clips per figure, spread evenly; at most as many as are held out."""
+
+
+class Effects(Settings):
+    """The study of `snakemake effects`."""
+
+    seeds: list[Count] = Field([0, 1, 2], min_length=1)
+    """Training seeds."""
+    prompts: SubsetCounts | None = None
+    """Prompts of each kind; all if absent."""
+
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> Self:
+        if len({*self.seeds}) < len(self.seeds):
+            raise ValueError(f"seeds: found {self.seeds}, expected no value twice")
+        return self
+
+
+class Cost(Settings):
+    """What costs and the plan reckon with."""
+
+    usd_per_gpu_hour: Annotated[float, Field(gt=0)] | None = None
+    """Price, for the costs that tables and the plan state."""
+    tflops: Annotated[float, Field(gt=0)] | None = None
+    """Sustained TFLOP/s of one GPU, for the plan's estimate of GPU-hours."""
+
+
+class Config(Settings):
+    """A whole configuration."""
+
+    results: Text
+    """Folder that everything is written to."""
+    experiments: Text
+    """The experiments sheet, below."""
+    device: Literal["cuda", "cpu"]
+    """Where models run, and so what jobs ask a cluster for (GPUs, memory, time)."""
+    model: Model
+    lora: Lora = Lora()
+    baseline: Baseline | None = None
+    dataset: Dataset | None = None
+    suite: Suite
+    clip: Clip
+    cache: Cache = Cache()
+    train: Train = Train()
+    sample: Sample = Sample()
+    score: Score = Score()
+    tasks: Tasks = Tasks()
+    effects: Effects = Effects()
+    cost: Cost = Cost()
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Self:
+        for side in ("height", "width"):
+            pixels = getattr(self.clip, side)
+            if self.score.scorer == "vbench" and pixels < VBENCH_MIN_SIDE:
+                raise ValueError(
+                    f"clip.{side}: found {pixels}, expected at least {VBENCH_MIN_SIDE} with "
+                    "score.scorer vbench, which scores smaller clips wrong"
+                )
+        if not self.is_trained:
+            return self
+        if self.dataset is None:
+            raise ValueError("dataset: found nothing, expected the clips that are trained on")
+        held_out = self.train.validation_clips
+        if self.dataset.clips is not None and self.dataset.clips <= held_out:
+            raise ValueError(
+                f"dataset.clips: found {self.dataset.clips}, expected more than "
+                f"train.validation_clips, {held_out}"
+            )
+        return self
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether LoRAs are trained here, and not taken as released."""
+        return self.lora.source == "trained"
+
+
+def read_config(values: dict[str, Any]) -> Config:
+    """Check a configuration and fill in defaults.
 
     Raises:
-        ValueError: that names the key's path, what was found and what was expected.
+        ValueError: one sentence that names the key's path, what was found and what was expected.
     """
-    rules = yaml.safe_load(Path(schema).read_text())
-    validator = jsonschema.Draft202012Validator(rules)
-    errors = sorted(validator.iter_errors(config), key=lambda e: list(map(str, e.absolute_path)))
-    if errors:
-        raise ValueError(_sentence(errors[0]))
-    _fill_defaults(config, rules)
-    try:
-        count_latent_frames(config["clip"]["frames"])
-    except ValueError as error:
-        raise ValueError(f"config key clip.frames: {error}") from None
-    for side in ("height", "width"):
-        if config["score"]["scorer"] == "vbench" and config["clip"][side] < VBENCH_MIN_SIDE:
-            raise ValueError(
-                f"config key clip.{side}: found {config['clip'][side]}, expected at least "
-                f"{VBENCH_MIN_SIDE} with score.scorer vbench, which scores smaller clips wrong"
-            )
-    if config["lora"]["source"] == "released":
-        return
-    train = config["train"]
-    if train["iterations"] != sorted(train["iterations"]):
-        raise ValueError(
-            f"config key train.iterations: found {train['iterations']}, expected rising order"
-        )
-    if not math.isfinite(train["learning_rate"]):
-        raise ValueError(
-            f"config key train.learning_rate: found {train['learning_rate']}, expected a number"
-        )
-    total, processes = train["total_batch"], train["nodes"] * train["processes"]
-    micro = train.setdefault("micro_batch", max(1, total // processes))
-    if total % (processes * micro):
-        raise ValueError(
-            f"config key train.total_batch: found {total}, expected a multiple of train.nodes "
-            f"{train['nodes']} x train.processes {train['processes']} x train.micro_batch {micro}"
-        )
-    if config["dataset"].get("clips", math.inf) <= train["validation_clips"]:
-        raise ValueError(
-            f"config key dataset.clips: found {config['dataset']['clips']}, expected more than "
-            f"train.validation_clips, {train['validation_clips']}"
-        )
+    for key, instead in RENAMED.items():
+        section, _, name = key.partition(".")
+        if name in (values.get(section) or {}):
+            raise ValueError(f"config key {key} is no more: it is {instead}")
+    return Config.read(values, name=lambda key: f"config key {key}")
 
 
-def prompt_counts(config: dict) -> dict[str, dict[str, int]]:
+def prompt_counts(config: Config) -> dict[str, dict[str, int]]:
     """Prompts of each kind: ``all`` of the suite, in the ``subset``, and for the ``effects``.
 
     Raises:
         ValueError: if the suite has fewer prompts of a kind than the subset or the effects ask for.
     """
-    suite, subset = config["suite"], config["suite"].get("subset")
-    effects = config["effects"].get("prompts")
-    asked = {"suite.subset": subset, "effects.prompts": effects}
-    if suite["source"] == "tiny":  # renders as many as are asked for
-        given = [counts for counts in asked.values() if counts]
-        total = {kind: max(counts[kind] for counts in given) for kind in KINDS}
-    elif suite["source"] == "vbench":
-        total = VBENCH_COUNTS
+    suite = config.suite
+    given = {"suite.subset": suite.subset, "effects.prompts": config.effects.prompts}
+    asked = {key: counts.model_dump() for key, counts in given.items() if counts}
+    if suite.source == "tiny":  # renders as many as are asked for
+        total = {kind: max(counts[kind] for counts in asked.values()) for kind in KINDS}
     else:
-        total = count_prompts(suite["path"])
+        total = VBENCH_COUNTS if suite.source == "vbench" else count_prompts(suite.path)
     for key, counts in asked.items():
         for kind in KINDS:
-            if counts and counts[kind] > total[kind]:
+            if counts[kind] > total[kind]:
                 raise ValueError(
                     f"config key {key}.{kind}: found {counts[kind]}, expected at most "
                     f"{total[kind]}, the suite's {kind} prompts"
                 )
-    return {"all": total, "subset": subset or total, "effects": effects or total}
+    subset, effects = (asked.get(key, total) for key in given)
+    return {"all": total, "subset": subset, "effects": effects}
 
 
-def _fill_defaults(config: dict, rules: dict) -> None:
-    for key, rule in rules.get("properties", {}).items():
-        if "default" in rule:
-            config.setdefault(key, copy.deepcopy(rule["default"]))
-        if isinstance(config.get(key), dict):
-            _fill_defaults(config[key], rule)
+def describe_keys() -> str:
+    """The table of all keys, Markdown."""
+    rows = ["| key | meaning | default |", "|---|---|---|"]
+    for name, field in Config.model_fields.items():
+        section = section_of(field)
+        if section is None:
+            rows.append(f"| `{name}` | {_text(field.description)} | |")
+            continue
+        rows.append(f"| **`{name}`** | **{_text(section.__doc__)}** | |")
+        rows += [
+            f"| `{name}.{key}` | {_choices(f)}{_text(f.description)} | {_default(f)} |"
+            for key, f in section.model_fields.items()
+        ]
+    return "\n".join(rows)
 
 
-def _sentence(error: jsonschema.ValidationError) -> str:
-    path = ".".join(map(str, error.absolute_path))
-    if error.validator == "additionalProperties":
-        allowed = ", ".join(sorted(error.schema.get("properties", {})))
-        unknown = sorted(set(error.instance) - set(error.schema.get("properties", {})))
-        where = ".".join(filter(None, [path, unknown[0]]))
-        return f"config key {where} is unknown; expected one of {allowed}"
-    if error.validator == "required":
-        missing = error.message.split("'")[1]
-        return f"config key {'.'.join(filter(None, [path, missing]))} is missing"
-    expected = {
-        "type": "a value of type {}",
-        "enum": "one of {}",
-        "minimum": "at least {}",
-        "maximum": "at most {}",
-        "exclusiveMinimum": "more than {}",
-        "multipleOf": "a multiple of {}",
-        "minItems": "at least {} items",
-        "minLength": "at least {} characters",
-        "minProperties": "at least {} entries",
-        "pattern": "a name that matches {}",
-        "uniqueItems": "no value twice",
-    }.get(error.validator, error.message)
-    if error.validator == "type" and isinstance(error.instance, str) and "e" in error.instance:
-        try:
-            number = float(error.instance)
-        except ValueError:
-            pass
-        else:
-            return (
-                f"config key {path}: found the text {error.instance!r}, expected a number; YAML "
-                f"wants a point in it, as in {number:.1e}"
+def _choices(field: FieldInfo) -> str:
+    """The values that a key may have, if they are few."""
+    if get_origin(field.annotation) is not Literal:
+        return ""
+    return ", ".join(f"`{value}`" for value in get_args(field.annotation)) + ". "
+
+
+def _text(text: str | None) -> str:
+    return " ".join((text or "").split()).rstrip(".")
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return ""
+    value = field.default
+    if value is None:
+        return "none"
+    if isinstance(value, dict):
+        value = {key: entry.model_dump() for key, entry in value.items()}
+    return f"`{json.dumps(value)}`" if not isinstance(value, str) else f"`{value}`"
+
+
+def write_keys(page: Path) -> None:
+    """Write the table of keys into a page, between its two marks."""
+    start, end = "<!-- keys: written by python -m pusa.config -->\n", "<!-- end of keys -->"
+    before, _, rest = page.read_text().partition(start)
+    after = rest.partition(end)[2]
+    page.write_text(f"{before}{start}{describe_keys()}\n{end}{after}")
+
+
+class AttentionSettings(VideoSettings):
+    """A video during which attention between frames is looked at."""
+
+    step: list[int] = Field([0, 3, 6, 9])
+    """Steps to look at, from 0; of 10, as in the paper."""
+    block: int = -1
+    """Which block, from 0; the last by default."""
+
+    @model_validator(mode="after")
+    def _can_be_measured(self) -> Self:
+        if outside := [step for step in self.step if not 0 <= step < self.steps]:
+            raise ValueError(
+                f"step: found {outside[0]}, expected one of the {self.steps} steps, from 0"
             )
-    value = error.validator_value
-    value = ", ".join(map(str, value)) if isinstance(value, list) else value
-    return f"config key {path}: found {error.instance!r}, expected {expected.format(value)}"
+        if count_latent_frames(self.frames) < 2:
+            raise ValueError(
+                f"frames: found {self.frames}, expected at least 5 frames, as attention between "
+                "frames needs two latent frames"
+            )
+        return self
+
+
+class Weights(Settings):
+    """Weights that take the place of a model's own, or are added to them."""
+
+    transformer: Text | None = None
+    """Folder instead of the model's own, say a merged one."""
+    transformer_2: Text | None = None
+    """The same for the low-noise expert of Wan2.2."""
+    lora: list[str] = Field([])
+    """FILE[:SCALE], of any format, which is not merged; several add up."""
+    lora_2: list[str] = Field([])
+    """The same for the low-noise expert."""
+    dtype: Dtype = "float32"
+    """Of transformers and text encoder; the VAE computes in float32."""
+
+    @model_validator(mode="after")
+    def _loras_are_told(self) -> Self:
+        for key in ("lora", "lora_2"):
+            for text in getattr(self, key):
+                try:
+                    _file_and_scale(text)
+                except ValueError:
+                    raise ValueError(f"{key}: found {text}, expected FILE or FILE:SCALE") from None
+        return self
+
+    @property
+    def loras(self) -> list[tuple[Path, float]]:
+        """The files of ``lora``, and the lora_scale of each."""
+        return [_file_and_scale(text) for text in self.lora]
+
+    @property
+    def loras_2(self) -> list[tuple[Path, float]]:
+        """The same of ``lora_2``."""
+        return [_file_and_scale(text) for text in self.lora_2]
+
+
+def _file_and_scale(text: str) -> tuple[Path, float]:
+    file, colon, scale = text.rpartition(":")
+    if not colon or Path(text).exists():
+        return Path(text), 1.0
+    return Path(file), float(scale)
+
+
+class GenerateWeights(Weights):
+    """The same for `pusa generate`."""
+
+    dtype: Dtype = "bfloat16"
+    """Of transformers and text encoder; the VAE computes in float32."""
+
+
+class Outputs(Settings):
+    """What is written of a request."""
+
+    samples: Positive = 1
+    """Videos per prompt."""
+    gif: bool = False
+    """Write a GIF beside each video."""
+    png: bool = False
+    """Write each video's frames too."""
+    contact_sheet: bool = False
+    """Draw strips of the videos' frames."""
+    overwrite: bool = False
+    """Replace files that were made otherwise."""
+
+
+class Switches(Settings):
+    """What diffusers has to save memory or time."""
+
+    vae_tiling: bool = False
+    """Encode and decode in tiles, to save memory."""
+    offload: Literal["none", "model", "sequential", "group"] = "none"
+    """What waits off the GPU: nothing, models, layers, or layers but the next."""
+    attention_backend: Text | None = None
+    """Of diffusers, such as native, flash or sage."""
+    compile: bool = False
+    """Compile the repeated block."""
+    context_parallel: bool = False
+    """Share a video among torchrun's processes."""
+
+
+if __name__ == "__main__":
+    write_keys(Path("config/README.md"))

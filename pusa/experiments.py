@@ -4,10 +4,13 @@ Several rows may report one setting (Table 2 prints some twice); it is computed 
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
+
+from pusa.config import Config
 
 BASE = "base"
 WAN_I2V = "wan_i2v"
@@ -73,6 +76,17 @@ class Setting:
             f"{self.model}, rank {self.rank}, iteration {self.iteration}, "
             f"alpha {self.alpha:g}, {self.steps} steps{task}"
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training, as rows of the sheet ask for it."""
+
+    name: str
+    model: str  # under train.models
+    rank: int | None  # None: the whole transformer
+    seed: int
+    iterations: tuple[int, ...]  # that are saved, rising; the last ends the training
 
 
 def read_experiments(sheet: str | Path, *, seed: int | None) -> pd.DataFrame:
@@ -174,61 +188,50 @@ def _number(row: dict[str, str], column: str, kind: type, where: str):
     return kind(row[column])
 
 
-def check_available(experiments: pd.DataFrame, config: dict) -> None:
+def check_available(experiments: pd.DataFrame, config: Config) -> None:
     """Check that the configuration provides all weights and prompts that the sheet asks for.
 
     Raises:
         ValueError: that names the row, what it asks for, and the config key that lacks it.
     """
-    train, lora = config["train"], config["lora"]
-    released = lora["source"] == "released"
-    full = not released and train["method"] == "full"
-    if released:
-        asks = "lora.source released"
-        provided = {
-            "model": ("the main setting's model", [main_setting(experiments).model]),
-            "rank": ("lora.rank", [lora["rank"]]),
-            "iteration": ("lora.iteration", [lora["iteration"]]),
-        }
-    else:
-        asks = f"train.method {train['method']}"
-        provided = {
-            "model": ("train.models", train["models"]),
-            "rank": ("train.ranks", train["ranks"]),
-            "iteration": ("train.iterations", train["iterations"]),
-        }
+    released, lora = not config.is_trained, config.lora
+    full = not released and config.train.method == "full"
+    main = main_setting(experiments)
     for line, row in enumerate(experiments.to_dict("records"), start=2):
-        setting = row["setting"]
-        if row["prompts"] == "subset" and "subset" not in config["suite"]:
+        setting, where = row["setting"], f"experiments row {line}"
+        if row["prompts"] == "subset" and config.suite.subset is None:
             raise ValueError(
-                f"experiments row {line} asks for a subset of the prompts, but config key "
-                "suite.subset is missing"
+                f"{where} asks for a subset of the prompts, but config key suite.subset is missing"
             )
-        if setting.model == WAN_I2V and "baseline" not in config:
+        if setting.model == WAN_I2V and config.baseline is None:
             raise ValueError(
-                f"experiments row {line} asks for model {WAN_I2V}, but config key baseline is "
-                "missing"
+                f"{where} asks for model {WAN_I2V}, but config key baseline is missing"
             )
-        if setting.model == WAN_I2V and released and config["baseline"]["source"] == "tiny":
+        if setting.model == WAN_I2V and released and config.baseline.source == "tiny":
             raise ValueError(
-                f"experiments row {line} asks for model {WAN_I2V}, but config key baseline.source "
-                "is tiny, and nothing is trained with lora.source released; expected folder or hub"
+                f"{where} asks for model {WAN_I2V}, but config key baseline.source is tiny, and "
+                "nothing is trained with lora.source released; expected folder or hub"
             )
         if setting.model in AS_THEY_ARE:
             continue
         if full != (setting.rank is None):
+            asks = "lora.source released" if released else f"train.method {config.train.method}"
             wanted = "an empty rank and alpha" if full else "a rank and an alpha"
             raise ValueError(
-                f"experiments row {line}: {asks} expects {wanted}, "
-                f"found rank {row['rank']!r} and alpha {row['alpha']!r}"
+                f"{where}: {asks} expects {wanted}, found rank {row['rank']!r} and alpha "
+                f"{row['alpha']!r}"
             )
-        for column, (key, made) in provided.items():
-            value = getattr(setting, column)
-            if value is not None and value not in made:
+        if not released and setting.model not in config.train.models:
+            raise ValueError(
+                f"{where}: model {setting.model} is not trained; train.models is "
+                f"{', '.join(config.train.models)}"
+            )
+        made = {"model": main.model, "rank": lora.rank, "iteration": lora.iteration}
+        for column, value in made.items() if released else ():
+            if getattr(setting, column) != value:
                 raise ValueError(
-                    f"experiments row {line}: {column} {value} is not "
-                    f"{'the released LoRA' if released else 'trained'}; "
-                    f"{key} is {', '.join(map(str, made))}"
+                    f"{where}: {column} {getattr(setting, column)} is not the released LoRA, "
+                    f"whose {column} is {value}"
                 )
 
 
@@ -291,6 +294,24 @@ def main_setting(experiments: pd.DataFrame) -> Setting:
             f"the experiments sheet has {len(rows)} rows of table 1, group ours; expected 1"
         )
     return rows["setting"].iloc[0]
+
+
+def training_runs(settings: Iterable[Setting]) -> dict[str, Run]:
+    """The runs that settings need, by name: each is trained to the last iteration asked of it."""
+    asked: dict[str, list[Setting]] = {}
+    for setting in settings:
+        if setting.seed is not None:
+            asked.setdefault(setting.run, []).append(setting)
+    return {
+        name: Run(
+            name=name,
+            model=members[0].model,
+            rank=members[0].rank,
+            seed=members[0].seed,
+            iterations=tuple(sorted({s.iteration for s in members})),
+        )
+        for name, members in sorted(asked.items())
+    }
 
 
 def base_setting(main: Setting) -> Setting:

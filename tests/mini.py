@@ -35,7 +35,7 @@ def write_mini(results: Path, name: str = "mini", *, iteration: int = 4, **secti
     config["suite"] |= {"path": str(results / "suite"), "subset": COUNTS}
     config["baseline"] |= {"path": str(results / "baseline"), "steps": 2}
     config["clip"]["frames"] = 9
-    config["train"] |= {"ranks": [4], "iterations": [iteration], "validation_clips": 2}
+    config["train"]["validation_clips"] = 2
     config["tasks"] = {"clips": 2}
     config["effects"] = {"seeds": [0, 1], "prompts": COUNTS}
     for section, keys in sections.items():

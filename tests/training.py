@@ -10,11 +10,11 @@ from contextlib import contextmanager
 import pytest
 
 LEARNING_RATE = 0.01
-#: `pusa.train.loop.TrainSettings`, and the options of `pusa train-lora`.
+#: `pusa.config.TrainSettings`.
 SETTINGS = {
     "method": "lora",
     "rank": 2,
-    "iterations": (2,),
+    "iterations": [2],
     "objective": "paper",
     "p_async": 1.0,
     "learning_rate": LEARNING_RATE,
@@ -31,9 +31,9 @@ SETTINGS = {
 
 
 def settings_of(**changes):
-    from pusa.train.loop import TrainSettings
+    from pusa.config import TrainSettings
 
-    return TrainSettings(**{**SETTINGS, **changes})
+    return TrainSettings.read(SETTINGS | changes)
 
 
 @contextmanager

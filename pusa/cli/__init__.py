@@ -7,15 +7,12 @@ a model answer at once.
 import sys
 
 from pusa.cli import (  # noqa: F401
-    analysis,
     data,
-    download,
     figures,
     generate,
     report,
     sample,
     score,
-    tasks,
     train,
 )
 from pusa.cli.options import app

@@ -1,232 +1,110 @@
-"""Commands that draw the figures; each writes OUT, a PNG, and a PDF beside it."""
+"""Commands that look into models: attention between frames, and how far weights have moved."""
 
+import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from pusa.cli.options import (
-    Background,
-    Camera,
-    Height,
-    Scores,
-    Seed,
-    Sheet,
-    Subject,
-    Table2,
-    Width,
+    Device,
+    NegativePromptFile,
     app,
-    prompt_counts,
+    choose_device,
+    takes_settings,
+    with_negative_prompt,
 )
+from pusa.config import AttentionSettings, PromptCounts, Weights
 
-Samples = Annotated[Path, typer.Option(help="Folder with a folder of videos per setting.")]
-Number = Annotated[int, typer.Option("--figure", help="Its number, which stands in the title.")]
-Note = Annotated[str, typer.Option(help="Stands below the figure, for example the setting.")]
-Labels = Annotated[
-    list[str] | None, typer.Option("--label", help="Name of a model, in the order of the files.")
-]
-
-SAMPLE_PROMPTS = 4
-SAMPLE_TITLES = {"i2v": "More image-to-video results", "t2v": "Text-to-video results"}
+Label = Annotated[str | None, typer.Option(help="Name in figures; OUT's own if none is given.")]
 
 
 @app.command()
-def plot_losses(out: Path, runs: list[Path]) -> None:
-    """Plot training and validation losses of training RUNS."""
-    from pusa.figures.curves import plot_losses
-
-    plot_losses(runs, out)
-
-
-@app.command()
-def plot_scores(
-    out: Path,
-    experiments: Sheet,
-    scores: Scores,
-    table2: Table2,
-    seed: Seed = None,
-    subject: Subject = None,
-    background: Background = None,
-    camera: Camera = None,
-) -> None:
-    """Plot total score against alpha, rank, iterations and steps, beside the paper's."""
-    from pusa.figures.curves import plot_scores
-    from pusa.report.study import read_study
-    from pusa.report.tables import read_published
-
-    subset = prompt_counts(subject, background, camera)
-    study = read_study(experiments, scores, seed=seed, subset=subset)
-    plot_scores(study, read_published(table2), out)
-
-
-@app.command()
-def plot_figure1(
-    out: Path,
-    experiments: Sheet,
-    table1: Annotated[Path, typer.Option(help="Table 1 of this run, CSV.")],
-    costs: Annotated[Path, typer.Option(help="What this run took, CSV.")],
-    clips: Annotated[
-        int | None, typer.Option(help="Clips that this run trained on; none if it trained nothing.")
+@takes_settings
+def attention(
+    model: Annotated[Path, typer.Argument(help="Text-to-video model folder, the base.")],
+    out: Annotated[
+        Path, typer.Argument(help="CSV; OUT.json and OUT-mass.csv are written beside it.")
+    ],
+    settings: AttentionSettings,
+    weights: Weights,
+    image: Annotated[Path | None, typer.Option(help="First frame of the video.")] = None,
+    prompt: Annotated[str | None, typer.Option()] = None,
+    suite: Annotated[
+        Path | None, typer.Option(help="Take image and prompt that Figure 3 shows first, instead.")
     ] = None,
-    note: Note = "",
-    seed: Seed = None,
-) -> None:
-    """Figure 1: quality, data, cost, steps and tasks of Pusa beside Wan-I2V."""
-    import pandas as pd
-
-    from pusa.experiments import main_setting, read_experiments
-    from pusa.figures.summary import plot_figure1
-
-    for file in (table1, costs):
-        if not file.is_file():
-            raise FileNotFoundError(f"{file} does not exist")
-    sheet = read_experiments(experiments, seed=seed)
-    main = main_setting(sheet)
-    plot_figure1(
-        pd.read_csv(table1),
-        pd.read_csv(costs),
-        out,
-        main=main,
-        baseline=next(iter(_baselines(sheet, main.task)), None),
-        clips=clips,
-        note=note,
-    )
-
-
-@app.command()
-def plot_figure3(
-    out: Path,
-    suite: Path,
-    experiments: Sheet,
-    samples: Samples,
-    height: Height,
-    width: Width,
-    note: Note = "",
-    seed: Seed = None,
-    subject: Subject = None,
-    background: Background = None,
-    camera: Camera = None,
-) -> None:
-    """Figure 3: the same image and prompt through base with VTA, Wan-I2V, and adapted model."""
-    from pusa.data.suite import read_suite
-    from pusa.experiments import base_setting, main_setting, read_experiments
-    from pusa.figures.strips import figure3_prompts, plot_figure3
-
-    sheet = read_experiments(experiments, seed=seed)
-    main = main_setting(sheet)
-    counts = prompt_counts(subject, background, camera)
-    taken = read_suite(suite, height=height, width=width, counts=counts)
-    references = suite / "reference"
-    plot_figure3(
-        figure3_prompts(taken),
-        {s: samples / s.name for s in (base_setting(main), *_baselines(sheet, main.task), main)},
-        out,
-        height=height,
-        width=width,
-        references=references if references.is_dir() else None,
-        note=note,
-    )
-
-
-@app.command()
-def plot_attention(out: Path, files: list[Path], label: Labels = None, note: Note = "") -> None:
-    """Figure 4: attention between frames, from the CSV and JSON FILES of `pusa attention`."""
-    from pusa.figures.analysis import plot_attention
-
-    plot_attention(files, out, labels=label or (), note=note)
-
-
-@app.command()
-def plot_drift(out: Path, files: list[Path], label: Labels = None, note: Note = "") -> None:
-    """Figure 5: relative change of parameters, from the CSV FILES of `pusa drift`."""
-    from pusa.figures.analysis import plot_drift
-
-    plot_drift(files, out, labels=label or (), note=note)
-
-
-@app.command()
-def plot_samples(
-    out: Path,
-    suite: Path,
-    figure: Number,
-    task: Annotated[Literal["i2v", "t2v"], typer.Option(help="Of the main setting's samples.")],
-    experiments: Sheet,
-    samples: Samples,
-    height: Height,
-    width: Width,
-    note: Note = "",
-    seed: Seed = None,
-    subject: Subject = None,
-    background: Background = None,
-    camera: Camera = None,
-) -> None:
-    """Figures 6 and 13: samples of the main setting, of other prompts than Figure 3's."""
-    from dataclasses import replace
-
-    import numpy as np
-
-    from pusa.data.suite import read_suite
-    from pusa.experiments import main_setting, read_experiments
-    from pusa.figures.strips import figure3_prompts, plot_strips
-
-    setting = replace(main_setting(read_experiments(experiments, seed=seed)), task=task)
-    counts = prompt_counts(subject, background, camera)
-    taken = read_suite(suite, height=height, width=width, counts=counts)
-    shown = figure3_prompts(taken)
-    others = [p for p in taken if p not in shown] or taken
-    places = np.linspace(0, len(others) - 1, min(SAMPLE_PROMPTS, len(others))).round().astype(int)
-    plot_strips(
-        [samples / setting.name / others[i].video_name(0) for i in places],
-        out,
-        title=f"Figure {figure}: {SAMPLE_TITLES[task]}",
-        note=note,
-    )
-
-
-@app.command()
-def plot_strips(
-    out: Path,
-    videos: list[Path],
-    title: Annotated[str, typer.Option(help="What the figure shows.")],
-    figure: Annotated[
-        int | None, typer.Option(help="Its number, which then begins the title.")
+    counts: PromptCounts | None = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="Image-to-video model folder, such as Wan-I2V's, instead.")
     ] = None,
-    note: Note = "",
+    negative_prompt_file: NegativePromptFile = None,
+    label: Label = None,
+    device: Device = None,
 ) -> None:
-    """Figures 7 to 12: a row of frames for each of VIDEOS, with the given ones marked."""
-    from pusa.figures.strips import plot_strips
+    """Write how much latent frames attend to each other while a video is made (Figure 4).
 
-    numbered = title if figure is None else f"Figure {figure}: {title}"
-    plot_strips(videos, out, title=numbered, note=note)
+    For the model as it is, with a LoRA or another transformer, or for an image-to-video baseline:
+    the prompt and image, and the noise of the seed, are the same for all.
+    """
+    if (suite is None) != (image is not None and prompt is not None):
+        raise ValueError("expected either --image with --prompt, or --suite")
+    device = choose_device(device)
+    from pusa.data.suite import first_subjects, read_suite
+    from pusa.models.attention import write_attention
+    from pusa.sample.attention import measure_attention
+
+    if suite is not None:
+        size = {"height": settings.height, "width": settings.width}
+        taken = read_suite(suite, **size, counts=counts.model_dump() if counts else None)
+        first = first_subjects(taken)[0]
+        image, prompt = first.image, first.prompt
+    maps, mass, record = measure_attention(
+        prompt,
+        image,
+        with_negative_prompt(settings, negative_prompt_file),
+        model=model,
+        weights=weights,
+        baseline=baseline,
+        device=device,
+    )
+    write_attention(out, maps, mass, {"label": label or out.stem, **record})
+    typer.echo(mass.to_string(index=False))
 
 
 @app.command()
-def contact_sheet(
-    out: Path,
-    suite: Path,
-    experiments: Sheet,
-    samples: Samples,
-    height: Height,
-    width: Width,
-    seed: Seed = None,
-    subject: Subject = None,
-    background: Background = None,
-    camera: Camera = None,
+def drift(
+    base: Annotated[Path, typer.Argument(help="Transformer folder of the base.")],
+    out: Annotated[Path, typer.Argument(help="CSV; a JSON with the label is written beside it.")],
+    other: Annotated[
+        Path | None, typer.Option(help="Transformer folder, merged or fully trained.")
+    ] = None,
+    lora: Annotated[Path | None, typer.Option(help="LoRA file of any format.")] = None,
+    lora_scale: Annotated[
+        float | None, typer.Option(help="Of the LoRA, the paper's alpha; 1 if none is given.")
+    ] = None,
+    label: Label = None,
 ) -> None:
-    """Show the main setting's videos: OUT with the suffixes .png, .pdf and .mp4."""
-    from pusa.data.suite import read_suite
-    from pusa.experiments import main_setting, read_experiments
-    from pusa.figures.strips import make_contact_sheet
+    """Write each parameter's relative change against BASE, ``||W' - W|| / ||W||`` (Figure 5)."""
+    if (other is None) == (lora is None):
+        raise ValueError(
+            f"expected either --other or --lora, found {'both' if other else 'neither'}"
+        )
+    if other and lora_scale is not None:
+        raise ValueError("--lora-scale is for --lora, found it with --other")
+    from pusa.models.drift import lora_drift, mean_by_block, mean_by_module, transformer_drift
 
-    setting = main_setting(read_experiments(experiments, seed=seed))
-    counts = prompt_counts(subject, background, camera)
-    taken = read_suite(suite, height=height, width=width, counts=counts)
-    make_contact_sheet(taken, setting, samples / setting.name, out)
-
-
-def _baselines(sheet, task: str) -> list:
-    """Settings of Wan-I2V in the experiments sheet."""
-    from pusa.experiments import WAN_I2V, unique_settings
-
-    settings = unique_settings(sheet).values()
-    return [s for s in settings if (s.model, s.task) == (WAN_I2V, task)]
+    if other:
+        changes = transformer_drift(base, other)
+    else:
+        changes = lora_drift(base, lora, lora_scale=1.0 if lora_scale is None else lora_scale)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    changes.to_csv(out, index=False)
+    out.with_suffix(".json").write_text(json.dumps({"label": label or out.stem}, indent=1))
+    largest = changes.nlargest(20, "relative_change").set_index("parameter")["relative_change"]
+    for heading, means in (
+        ("Mean relative change by kind of module", mean_by_module(changes)),
+        ("Mean relative change by block", mean_by_block(changes)),
+        ("The 20 parameters that changed most", largest),
+    ):
+        typer.echo(heading)
+        typer.echo("\n".join(f"  {change:.3e}  {name}" for name, change in means.items()))

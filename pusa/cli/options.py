@@ -1,10 +1,18 @@
-"""The command line's app, and the options and helpers that several commands share."""
+"""The command line's app; and how typed settings become its options."""
 
+import inspect
+import json
 import os
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Literal
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
+
+from pusa.config import VideoSettings
+from pusa.settings import Settings, section_of
 
 app = typer.Typer(
     help="Pusa V1.0: image-to-video by vectorized timestep adaptation.",
@@ -13,36 +21,74 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Frames = Annotated[int, typer.Option(help="Pixel frames, of the form 4k+1.")]
-Height = Annotated[int, typer.Option(help="Pixels.")]
-Width = Annotated[int, typer.Option(help="Pixels.")]
-TextTokens = Annotated[int, typer.Option(help="Length of a prompt embedding.")]
-Subject = Annotated[int | None, typer.Option(help="Subject prompts to take; all if none is given.")]
-Background = Annotated[int | None, typer.Option(help="Background prompts to take.")]
-Camera = Annotated[int | None, typer.Option(help="Camera prompts to take.")]
-Sheet = Annotated[Path, typer.Option(help="The experiments sheet.")]
-Scores = Annotated[Path, typer.Option(help="Folder with a score file per setting.")]
 Manifests = Annotated[list[Path], typer.Argument(help="Lists of videos, beside them.")]
-AllowPartial = Annotated[
-    bool, typer.Option("--allow-partial", help="Go on without some scores, and print no total.")
+NegativePromptFile = Annotated[
+    Path | None, typer.Option(exists=True, help="Text file; the empty prompt if none is given.")
 ]
-Table1 = Annotated[Path, typer.Option(help="Published Table 1, CSV.")]
-Table2 = Annotated[Path, typer.Option(help="Published Table 2, CSV.")]
-Scale = Annotated[str, typer.Option(help="A sentence on this run's scale.")]
 Device = Annotated[
     Literal["cuda", "cpu"] | None, typer.Option(help="Where models run; a GPU if there is one.")
 ]
-Seed = Annotated[int | None, typer.Option(help="Training seed; none for a released LoRA.")]
 
 
-Precision = Literal["float32", "bfloat16"]
+def takes_settings(function: Callable) -> Callable:
+    """Let a command be called with an option for every field of its settings.
+
+    A parameter ``clip: Clip`` becomes ``--frames``, ``--height`` and so on; and ``--clip``, by
+    which a rule hands over a whole section as JSON. An option that is given counts more.
+    ``Clip | None`` is None where nothing is given.
+    """
+    signature = inspect.signature(function)
+    kinds: dict[str, type[Settings]] = {}
+    options, others = [], []
+    for parameter in signature.parameters.values():
+        kind = section_of(parameter)
+        if kind is None:
+            others.append(parameter)
+            continue
+        kinds[parameter.name] = kind
+        options.append(_option(parameter.name, str, hidden=True))
+        for name, field in kind.model_fields.items():
+            help_text = " ".join((field.description or "").replace("`", "").split())
+            shown = None if field.is_required() or field.default is None else str(field.default)
+            options.append(_option(name, field.annotation, help=help_text, show_default=shown))
+
+    @wraps(function)
+    def command(**given: Any) -> Any:
+        for name, kind in kinds.items():
+            section = given.pop(name)
+            values = {key: given.pop(key) for key in kind.model_fields}
+            values = {key: value for key, value in values.items() if value not in (None, [])}
+            if section is None and not values and signature.parameters[name].default is None:
+                given[name] = None
+                continue
+            values = json.loads(section or "{}") | values
+            given[name] = kind.read(values, name=lambda key: f"--{key.replace('_', '-')}")
+        return function(**given)
+
+    command.__signature__ = signature.replace(parameters=[*others, *options])
+    return command
 
 
-def torch_dtype(precision: str):
-    """`torch.float32` or `torch.bfloat16`, by name."""
-    import torch
+def _option(name: str, kind: Any, **shown: Any) -> inspect.Parameter:
+    flag = f"--{name.replace('_', '-')}"
+    if get_origin(kind) in (Union, UnionType):  # with None, and perhaps with limits
+        kind = next(k for k in get_args(kind) if k is not NoneType)
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    flags = [f"{flag}/--no{flag[1:]}"] if kind is bool else [flag]
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[Union[kind, None], typer.Option(*flags, **shown)],  # noqa: UP007
+    )
 
-    return getattr(torch, precision)
+
+def with_negative_prompt(settings: VideoSettings, file: Path | None) -> VideoSettings:
+    """The settings with the text of a file as their negative prompt, if there is a file."""
+    if file is None:
+        return settings
+    return settings.model_copy(update={"negative_prompt": file.read_text().strip()})
 
 
 def choose_device(wanted: str | None) -> str:
@@ -59,11 +105,3 @@ def choose_device(wanted: str | None) -> str:
     if wanted == "cuda" and found == "cpu":
         raise ValueError(f"--device cuda: PyTorch {torch.__version__} finds no GPU here")
     return found
-
-
-def prompt_counts(subject: int | None, background: int | None, camera: int | None):
-    """Prompts of each kind to take; None, for all, if no number is given."""
-    counts = {"subject": subject, "background": background, "camera": camera}
-    if all(n is None for n in counts.values()):
-        return None
-    return {kind: n or 0 for kind, n in counts.items()}

@@ -1,36 +1,34 @@
-"""Commands that make the videos of a prompt suite."""
+"""Commands that make the videos of the prompt suite, and those of the paper's tasks."""
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from pusa.cli.options import (
-    Background,
-    Camera,
     Device,
-    Frames,
-    Height,
-    Precision,
-    Subject,
-    Width,
+    NegativePromptFile,
     app,
     choose_device,
-    prompt_counts,
-    torch_dtype,
+    takes_settings,
+    with_negative_prompt,
 )
+from pusa.config import PromptCounts, SuiteSettings, VideoSettings, Weights
+from pusa.sample.tasks import TASKS
+
+TaskName = StrEnum("TaskName", {name: name for name, task in TASKS.items() if task.on_clips})
 
 
 @app.command()
+@takes_settings
 def sample_suite(
     suite: Path,
     model: Path,
     manifest: Path,
     prompts: Annotated[Path, typer.Option(help="Prompt embeddings of cache-prompts.")],
-    steps: Annotated[int, typer.Option(min=1)],
-    frames: Frames,
-    height: Height,
-    width: Width,
+    settings: SuiteSettings,
+    counts: PromptCounts | None = None,
     transformer: Annotated[
         Path | None,
         typer.Option(
@@ -38,46 +36,72 @@ def sample_suite(
             "baseline, sampled by diffusers' own pipeline and scheduler."
         ),
     ] = None,
-    task: Annotated[Literal["i2v", "t2v"], typer.Option()] = "i2v",
-    samples: Annotated[int, typer.Option(help="Videos per prompt.")] = 1,
-    batch_size: Annotated[int, typer.Option(min=1)] = 1,
-    guidance_scale: Annotated[float, typer.Option()] = 3.0,
-    shift: Annotated[float, typer.Option(help="Of the sigma grid.")] = 5.0,
-    seed: Annotated[int, typer.Option()] = 0,
-    dtype: Annotated[Precision, typer.Option()] = "float32",
     shard: Annotated[int, typer.Option(help="Which share of the prompts, from 0.")] = 0,
     shards: Annotated[int, typer.Option(help="Number of shares.")] = 1,
-    subject: Subject = None,
-    background: Background = None,
-    camera: Camera = None,
     device: Device = None,
 ) -> None:
     """Make the videos of SUITE beside the file MANIFEST, which lists them."""
     device = choose_device(device)
-    from pusa.clip import ClipSize
     from pusa.data.suite import read_suite
-    from pusa.sample.sample_suite import SampleSettings, generate_suite
+    from pusa.sample import suite as sampling
 
     taken = read_suite(
-        suite, height=height, width=width, counts=prompt_counts(subject, background, camera)
+        suite,
+        height=settings.height,
+        width=settings.width,
+        counts=counts.model_dump() if counts else None,
     )
-    table = generate_suite(
+    table = sampling.sample_suite(
         taken[shard::shards],
-        samples,
-        SampleSettings(
-            size=ClipSize(frames=frames, height=height, width=width),
-            steps=steps,
-            shift=shift,
-            guidance_scale=guidance_scale,
-            seed=seed,
-            task=task,
-        ),
+        settings,
         model=model,
         transformer=transformer,
         prompt_cache=prompts,
         out=manifest.parent,
-        batch_size=batch_size,
-        dtype=torch_dtype(dtype),
+        device=device,
+    )
+    table.to_csv(manifest, index=False)
+
+
+@app.command()
+@takes_settings
+def sample_task(
+    task: TaskName,
+    dataset: Annotated[Path, typer.Argument(help="Folder with metadata.csv and clips.")],
+    model: Path,
+    manifest: Path,
+    settings: VideoSettings,
+    weights: Weights,
+    clips: Annotated[int, typer.Option(min=1, help="How many, spread evenly.")],
+    cache: Annotated[
+        Path | None, typer.Option(help="Cache of DATASET that tells which clips were held out.")
+    ] = None,
+    held_out: Annotated[
+        int | None, typer.Option(min=1, help="Choose among so many clips at the cache's end.")
+    ] = None,
+    negative_prompt_file: NegativePromptFile = None,
+    device: Device = None,
+) -> None:
+    """Make the videos of one of the paper's TASKs beside the file MANIFEST, which lists them.
+
+    Given frames and captions are those of clips of DATASET: of all, or of those held out.
+    """
+    if (cache is None) != (held_out is None):
+        raise ValueError("--cache and --held-out go together, found one without the other")
+    device = choose_device(device)
+    from pusa.data.dataset import read_metadata
+    from pusa.sample import zero_shot
+
+    available = (
+        zero_shot.held_out_clips(dataset, cache, held_out) if cache else read_metadata(dataset)
+    )
+    table = zero_shot.sample_task(
+        task,
+        zero_shot.choose_clips(available, clips),
+        with_negative_prompt(settings, negative_prompt_file),
+        model=model,
+        weights=weights,
+        out=manifest.parent,
         device=device,
     )
     table.to_csv(manifest, index=False)

@@ -5,10 +5,14 @@ from typing import Annotated
 
 import typer
 
-from pusa.cli.options import Frames, Height, Width, app
+from pusa.cli.options import app, takes_settings
+from pusa.config import PromptCounts, Size
 
 tiny = typer.Typer(help="Make the embedded tiny model and its world.", no_args_is_help=True)
 app.add_typer(tiny, name="tiny")
+
+Steps = Annotated[int, typer.Option(min=1, help="Of the training.")]
+Seed = Annotated[int, typer.Option(help="Of the training.")]
 
 
 @tiny.command("dataset")
@@ -25,20 +29,16 @@ def tiny_dataset(
 
 
 @tiny.command("suite")
-def tiny_suite(
-    out: Path,
-    subject: Annotated[int, typer.Option(min=1)],
-    background: Annotated[int, typer.Option(min=1)],
-    camera: Annotated[int, typer.Option(min=1)],
-) -> None:
+@takes_settings
+def tiny_suite(out: Path, counts: PromptCounts) -> None:
     """Render an image-to-video prompt suite in VBench-I2V's layout."""
     from pusa.tiny import dataset
 
-    dataset.write_suite(out, subject=subject, background=background, camera=camera)
+    dataset.write_suite(out, **counts.model_dump())
 
 
 @tiny.command("text")
-def tiny_text(model: Path, seed: Annotated[int, typer.Option()] = 0) -> None:
+def tiny_text(model: Path, seed: Seed = 0) -> None:
     """Write the tokenizer and the random text encoder."""
     from pusa.tiny import text
 
@@ -50,8 +50,8 @@ def tiny_vae(
     data: Path,
     out: Path,
     clips: Annotated[int, typer.Option(help="How many clips of the dataset to use.")],
-    steps: Annotated[int, typer.Option(min=1)],
-    seed: Annotated[int, typer.Option()] = 0,
+    steps: Steps,
+    seed: Seed = 0,
 ) -> None:
     """Train the video autoencoder."""
     import numpy as np
@@ -65,12 +65,7 @@ def tiny_vae(
 
 
 @tiny.command("base")
-def tiny_base(
-    cache: Path,
-    model: Path,
-    steps: Annotated[int, typer.Option(min=1)],
-    seed: Annotated[int, typer.Option()] = 0,
-) -> None:
+def tiny_base(cache: Path, model: Path, steps: Steps, seed: Seed = 0) -> None:
     """Train the text-to-video transformer and write the rest of the model folder."""
     from pusa.tiny import base
 
@@ -78,20 +73,18 @@ def tiny_base(
 
 
 @tiny.command("baseline")
+@takes_settings
 def tiny_baseline(
     dataset: Path,
     cache: Path,
     model: Path,
     out: Path,
-    steps: Annotated[int, typer.Option(min=1)],
-    frames: Frames,
-    height: Height,
-    width: Width,
-    validation_clips: Annotated[int, typer.Option(min=0, help="Last clips, held out.")] = 32,
-    seed: Annotated[int, typer.Option()] = 0,
+    size: Size,
+    steps: Steps,
+    validation_clips: Annotated[int, typer.Option(min=0, help="Last clips, held out.")],
+    seed: Seed = 0,
 ) -> None:
     """Train an image-to-video baseline in Wan-I2V's manner from MODEL, and write it to OUT."""
-    from pusa.clip import ClipSize
     from pusa.tiny import baseline
 
     baseline.train_baseline(
@@ -99,7 +92,7 @@ def tiny_baseline(
         cache,
         model,
         out,
-        size=ClipSize(frames=frames, height=height, width=width),
+        size=size.size,
         steps=steps,
         validation_clips=validation_clips,
         seed=seed,
@@ -110,7 +103,7 @@ def tiny_baseline(
 def tiny_psnr(
     model: Path,
     clips: Annotated[int, typer.Option(min=1)] = 32,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Print the PSNR of unseen clips through MODEL's autoencoder and back."""
     from pusa.tiny import check

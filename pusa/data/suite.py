@@ -4,15 +4,12 @@
 in ``crop/<ratio>/`` for the aspect ratios 1-1, 8-5, 7-4 and 16-9.
 """
 
-import csv
 import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-
-import pandas as pd
 
 from pusa.data.image import open_image
 
@@ -22,6 +19,9 @@ KINDS = ("subject", "background", "camera")
 VBENCH_COUNTS = {"subject": 246, "background": 109, "camera": 763}
 #: Pixels; under it RAFT and AMT give NaN, which VBench counts as no motion and as smoothness 0.48.
 VBENCH_MIN_SIDE = 128
+#: Figure 3's in the paper, a subject prompt of VBench-I2V.
+PAPER_PROMPT = "a man in a black suit and a sombrero, shouting loudly"
+FIGURE3_PROMPTS = 2
 #: The camera motions of its prompts, in the order in which VBench looks for them.
 CAMERA_MOTIONS = (
     "pans left",
@@ -57,6 +57,11 @@ class SuitePrompt:
         So VBench-I2V reads the motion from the name of a video, which holds its prompt.
         """
         return next((m for m in CAMERA_MOTIONS if f"camera {m}" in self.prompt), None)
+
+    @property
+    def is_papers(self) -> bool:
+        """Whether it is the one that the paper's Figure 3 shows."""
+        return self.prompt.strip().rstrip(".").lower() == PAPER_PROMPT
 
     @property
     def reference_name(self) -> str:
@@ -155,27 +160,6 @@ def _check_download(info_file: Path) -> None:
         )
 
 
-def check_manifest(prompts: Sequence[SuitePrompt], videos: pd.DataFrame) -> None:
-    """Check that videos were made for the prompts of a suite.
-
-    Args:
-        videos: from `read_manifests`.
-
-    Raises:
-        ValueError: if a video is of a prompt that the suite has not, or words otherwise.
-    """
-    by_index = {prompt.index: prompt for prompt in prompts}
-    for video in videos.to_dict("records"):
-        file, index = video["file"], video["index"]
-        if index not in by_index:
-            raise ValueError(f"video {file}: the suite has no prompt {index}")
-        if video["prompt"] != by_index[index].prompt:
-            raise ValueError(
-                f"video {file} was made for {video['prompt']!r}, but the suite's prompt {index} is "
-                f"{by_index[index].prompt!r}"
-            )
-
-
 def choose_subset(kinds: list[str], counts: dict[str, int]) -> list[int]:
     """Places of the prompts of a subset, spread evenly over each kind in the suite's order.
 
@@ -197,6 +181,12 @@ def choose_subset(kinds: list[str], counts: dict[str, int]) -> list[int]:
             raise ValueError(f"{len(places)} {kind} prompts, but {wanted} were asked for")
         chosen += [places[n * len(places) // wanted] for n in range(wanted)]
     return chosen
+
+
+def first_subjects(prompts: Sequence[SuitePrompt]) -> list[SuitePrompt]:
+    """Those that Figure 3 shows: the first subject prompts, and before them the paper's own."""
+    subjects = [prompt for prompt in prompts if prompt.kind == "subject"]
+    return sorted(subjects, key=lambda prompt: not prompt.is_papers)[:FIGURE3_PROMPTS]
 
 
 def count_prompts(folder: str | Path) -> dict[str, int]:
@@ -233,36 +223,3 @@ def _nearest_ratio(crops: Path, ratio: float) -> str:
         return abs(int(width) / int(height) - ratio)
 
     return min(found, key=distance)
-
-
-def is_complete(manifest: Path) -> bool:
-    """Whether every video that a manifest of `pusa.sample.sample_suite` lists is there."""
-    with manifest.open(newline="") as lines:
-        return all((manifest.parent / row["file"]).exists() for row in csv.DictReader(lines))
-
-
-def read_manifests(files: list[Path]) -> tuple[pd.DataFrame, Path]:
-    """Read manifests of `pusa.sample.sample_suite` that lie in one folder.
-
-    Returns:
-        One row per video, ``file, index, prompt, sample, device``, and the videos' folder.
-
-    Raises:
-        FileNotFoundError: if a manifest is missing.
-        ValueError: if one is not a manifest, or they lie in several folders.
-    """
-    folders = {Path(file).parent for file in files}
-    if len(folders) != 1:
-        names = ", ".join(sorted(map(str, folders))) or "none"
-        raise ValueError(f"manifests of one folder are expected, found {names}")
-    tables = []
-    for file in files:
-        try:
-            table = pd.read_csv(file, keep_default_na=False, dtype={"file": str, "prompt": str})
-        except ValueError as error:  # pandas does not name the file
-            raise ValueError(f"{file}: cannot be read as a list of videos ({error})") from None
-        lacking = [c for c in ("file", "index", "prompt", "sample") if c not in table]
-        if lacking:
-            raise ValueError(f"{file}: a list of videos has no column {', '.join(lacking)}")
-        tables.append(table)
-    return pd.concat(tables, ignore_index=True), folders.pop()

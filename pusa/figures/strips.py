@@ -13,9 +13,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pusa.data.image import load_image
-from pusa.data.suite import SuitePrompt
+from pusa.data.suite import PAPER_PROMPT, SuitePrompt, first_subjects
 from pusa.data.video import read_settings, read_video, write_video
-from pusa.experiments import Setting
 from pusa.figures.style import (
     GREY,
     MODEL_NAMES,
@@ -30,9 +29,7 @@ from pusa.figures.style import (
 )
 
 COLUMNS = 7
-FIGURE3_PROMPTS = 2
-#: Figure 3's in the paper, a subject prompt of VBench-I2V.
-PAPER_PROMPT = "a man in a black suit and a sombrero, shouting loudly"
+SAMPLE_PROMPTS = 4
 SHEET_COLUMNS = 6
 SHEET_PROMPTS = 24
 SHEET_PIXELS = 256  # width of a clip in the contact sheet's video
@@ -126,20 +123,18 @@ def choose_frames(count: int, given: Sequence[Sequence[float]], columns: int) ->
     )
 
 
-def figure3_prompts(prompts: Sequence[SuitePrompt]) -> list[SuitePrompt]:
-    """The first subject prompts; before them the paper's own, if it is one of them."""
-    subjects = [prompt for prompt in prompts if prompt.kind == "subject"]
-    return sorted(subjects, key=lambda prompt: not _is_papers(prompt))[:FIGURE3_PROMPTS]
-
-
-def _is_papers(prompt: SuitePrompt) -> bool:
-    return prompt.prompt.strip().rstrip(".").lower() == PAPER_PROMPT
+def other_prompts(prompts: Sequence[SuitePrompt]) -> list[SuitePrompt]:
+    """Prompts for Figures 6 and 13, spread evenly over those that Figure 3 leaves."""
+    shown = first_subjects(prompts)
+    others = [p for p in prompts if p not in shown] or list(prompts)
+    count = min(SAMPLE_PROMPTS, len(others))
+    return [others[int(i)] for i in np.linspace(0, len(others) - 1, count).round()]
 
 
 @in_style
 def plot_figure3(
     prompts: Sequence[SuitePrompt],
-    samples: dict[Setting, Path],
+    samples: dict[str, Path],
     out: Path,
     *,
     height: int,
@@ -147,10 +142,10 @@ def plot_figure3(
     references: Path | None = None,
     note: str = "",
 ) -> None:
-    """Figure 3: the same image and prompt through every setting, a row for each.
+    """Figure 3: the same image and prompt through every model, a row for each.
 
     Args:
-        samples: folder of videos by setting.
+        samples: folder of videos by model of the experiments sheet.
         out: the PNG; a PDF is written beside it.
         height: pixels, of the given image.
         width: pixels, of the given image.
@@ -161,8 +156,8 @@ def plot_figure3(
     for prompt in prompts:
         image = load_image(prompt.image, height=height, width=width)
         files = {
-            MODEL_NAMES.get(setting.model, setting.model): folder / prompt.video_name(0)
-            for setting, folder in samples.items()
+            MODEL_NAMES.get(model, model): folder / prompt.video_name(0)
+            for model, folder in samples.items()
         }
         if references is not None:
             files["true continuation"] = references / prompt.reference_name
@@ -180,7 +175,7 @@ def plot_figure3(
                 )
             )
         blocks.append(_Block(prompt.prompt, rows))
-    if not any(map(_is_papers, prompts)):
+    if not any(prompt.is_papers for prompt in prompts):
         chosen = (
             f"These are the first subject prompts of this run; the paper's is '{PAPER_PROMPT}'."
         )
@@ -190,7 +185,7 @@ def plot_figure3(
 
 @in_style
 def make_contact_sheet(
-    prompts: Sequence[SuitePrompt], setting: Setting, samples: Path, out: Path
+    prompts: Sequence[SuitePrompt], title: str, samples: Path, out: Path
 ) -> None:
     """Videos of one setting: ``out`` with ``.png`` and ``.pdf`` (strips) and ``.mp4`` (a grid).
 
@@ -211,7 +206,7 @@ def make_contact_sheet(
         blocks.append(_Block(prompt.prompt, [row]))
         cells.append(_sheet_cell(clip))
     note = "Frames with a coloured border were given."
-    save(_draw(blocks, setting.label, note, across=2), out)
+    save(_draw(blocks, title, note, across=2), out)
     write_video(out.with_suffix(".mp4"), _grid(cells))
 
 

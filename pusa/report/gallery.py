@@ -18,8 +18,8 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from pusa.data.suite import read_manifests
 from pusa.data.video import FPS, read_settings, read_video, write_video
+from pusa.sample.manifest import read_manifests
 
 TEMPLATE = Path(__file__).parent / "templates/gallery.html"
 #: A page is in the report as a data URI, of which Chromium opens no more than 2 MiB; base64 takes
@@ -63,12 +63,12 @@ class Sample:
 def find_samples(folders: list[Path]) -> list[Sample]:
     """The videos of folders, each of which is one setting, or holds a folder per setting.
 
-    A setting's folder has the lists of `pusa.sample.sample_suite`, ``shard*.csv``, or just videos,
-    as `pusa.sample.generate` writes them.
+    A setting's folder has the lists of `pusa.sample.suite`, ``shard*.csv``, or just videos, as
+    `pusa.sample.generate` writes them.
 
     Raises:
         FileNotFoundError: if a folder, or a video of a list, is missing, or a folder has no video.
-        ValueError: as `pusa.data.suite.read_manifests`, or if two settings have the same name.
+        ValueError: as `pusa.sample.manifest.read_manifests`, or if two settings have the same name.
     """
     found: dict[str, Path] = {}
     samples = []

@@ -7,13 +7,11 @@ import torch
 from diffusers import WanImageToVideoPipeline
 from PIL import Image
 
-from pusa.clip import ClipSize
+from pusa.config import VideoSettings
 from pusa.models.folder import check_baseline_folder
 
 
-def load_baseline(
-    folder: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu"
-) -> WanImageToVideoPipeline:
+def load_baseline(folder: str | Path, dtype: str, device: str) -> WanImageToVideoPipeline:
     """Load an image-to-video model without its text encoder, as prompts come embedded.
 
     ``dtype`` is the transformer's. VAE and image encoder, where there is one, are float32, as
@@ -28,7 +26,7 @@ def load_baseline(
         folder,
         tokenizer=None,
         text_encoder=None,
-        torch_dtype={"transformer": dtype, "default": torch.float32},
+        torch_dtype={"transformer": getattr(torch, dtype), "default": torch.float32},
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
@@ -38,12 +36,10 @@ def continue_image(
     pipeline: WanImageToVideoPipeline,
     image: np.ndarray,
     noise: torch.Tensor,
+    settings: VideoSettings,
     *,
-    size: ClipSize,
     prompt_embeds: torch.Tensor,
     negative_embeds: torch.Tensor,
-    steps: int,
-    guidance_scale: float,
 ) -> np.ndarray:
     """Make one video with the pipeline's own scheduler; the pipeline takes one image at a time.
 
@@ -58,11 +54,11 @@ def continue_image(
     """
     (video,) = pipeline(
         image=Image.fromarray(image),
-        height=size.height,
-        width=size.width,
-        num_frames=size.frames,
-        num_inference_steps=steps,
-        guidance_scale=guidance_scale,
+        height=settings.height,
+        width=settings.width,
+        num_frames=settings.frames,
+        num_inference_steps=settings.steps,
+        guidance_scale=settings.guidance_scale,
         latents=noise[None],
         prompt_embeds=prompt_embeds[None].to(pipeline.device),
         negative_prompt_embeds=negative_embeds[None].to(pipeline.device),

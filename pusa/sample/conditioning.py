@@ -29,6 +29,7 @@ from pusa.clip import ClipSize, count_latent_frames
 from pusa.data.image import fit_image, is_image, load_image
 from pusa.data.video import FPS, scan_video
 from pusa.models.load import encode_pixels, frames_to_pixels
+from pusa.sample.tasks import Given
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,14 @@ def parse_placement(text: str) -> Placement:
         first=int(first),
         last=int(last or first),
         multipliers=values,
+    )
+
+
+def place(file: str | Path, given: Iterable[Given]) -> tuple[Placement, ...]:
+    """Frames of a file at their own places in the video, such as a task gives."""
+    return tuple(
+        Placement(file=Path(file), source=first, first=first, last=last, multipliers=(multiplier,))
+        for first, last, multiplier in given
     )
 
 

@@ -1,203 +1,130 @@
-"""Videos from prompts and conditions, written with their settings, resumable.
+"""Videos of any prompts and given frames, of any length, by the whole pipeline.
 
 A video longer than the model's clips is extended from its own end: each further window is given
 the last frames of what is there, as the paper extends a clip (Figures 11 and 12).
 """
 
-import json
-import math
+import os
 import re
+import sys
 import warnings
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from hashlib import file_digest
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
+from diffusers import ContextParallelConfig
+from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend
 
-from pusa import __version__
-from pusa.clip import ClipSize, count_latent_frames
-from pusa.data.video import read_settings, read_video, write_gif, write_png_frames, write_video
-from pusa.models.text import check_prompts, count_text_tokens
-from pusa.records import describe_device
-from pusa.sample.conditioning import Condition, Placement, given_frames, read_conditions
-from pusa.sample.pipeline import PusaPipeline
+from pusa.clip import count_latent_frames
+from pusa.config import GenerateSettings, Outputs, Switches, VideoSettings, Weights
+from pusa.models.text import check_prompts, count_text_tokens, load_tokenizer
+from pusa.sample.conditioning import Condition, Placement, read_conditions
+from pusa.sample.loop import MakeBatch, Request, make_videos, plan_videos
+from pusa.sample.origin import check_size, describe_model, read_config
+from pusa.sample.pipeline import PusaPipeline, load_pipeline
 
-
-@dataclass(frozen=True, kw_only=True)
-class GenerateSettings:
-    """What decides a video, apart from the model and the request.
-
-    Raises:
-        ValueError: that names the setting.
-    """
-
-    size: ClipSize  # of what the model makes at once
-    steps: int = 10
-    shift: float = 5.0
-    guidance_scale: float = 3.0
-    guidance_scale_2: float | None = None  # of the low-noise expert; as guidance_scale if None
-    negative_prompt: str = ""
-    seed: int = 0
-    length: int | None = None  # pixel frames of the video; size.frames if None
-    overlap: int = 13  # frames that a further window is given
-
-    def __post_init__(self):
-        count_latent_frames(self.size.frames)
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, found {self.steps}")
-        if not 0 < self.shift < math.inf:
-            raise ValueError(f"shift must be a number above 0, found {self.shift}")
-        for name in ("guidance_scale", "guidance_scale_2"):
-            scale = getattr(self, name)
-            if scale is not None and not 1 <= scale < math.inf:
-                raise ValueError(f"{name} must be a number from 1, found {scale}")
-        try:
-            count_latent_frames(self.overlap)
-        except ValueError as error:
-            raise ValueError(f"overlap: {error}") from None
-        if self.length is None:
-            return
-        if self.length < self.size.frames:
-            raise ValueError(
-                f"length is {self.length} frames, expected at least those of one window, "
-                f"{self.size.frames}"
-            )
-        if self.overlap >= self.size.frames:
-            raise ValueError(
-                f"overlap is {self.overlap} frames, expected fewer than a window's "
-                f"{self.size.frames}"
-            )
+#: Files that are not what is written; a mistake, if one of them is to be a folder's name.
+OTHER_FORMATS = (".avi", ".gif", ".mkv", ".mov", ".webm")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """A video that is wanted."""
-
-    name: str  # of its file, without the suffix
-    prompt: str
-    placements: tuple[Placement, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlannedVideo:
-    """One sample of a request, and whether it is there already."""
-
-    path: Path
-    request: Request
-    sample: int
-    record: dict[str, Any]  # the settings that its file holds
-    finished: bool
-    gif: Path | None  # to be written beside it
-    png: Path | None  # folder of frames
-
-    @property
-    def complete(self) -> bool:
-        """Whether the video is there, and what is to be beside it."""
-        frames = self.record["length"] or self.record["size"]["frames"]
-        has_gif = self.gif is None or self.gif.exists()
-        has_png = self.png is None or len([*self.png.glob("*.png")]) == frames
-        return self.finished and has_gif and has_png
-
-
-def generate_videos(
-    pipeline: PusaPipeline,
-    requests: Iterable[Request],
+def generate(
+    requests: Sequence[Request],
     settings: GenerateSettings,
-    out: str | Path,
     *,
-    samples: int = 1,
-    overwrite: bool = False,
-    gif: bool = False,
-    png: bool = False,
+    model: str | Path,
+    weights: Weights,
+    out: str | Path,
+    outputs: Outputs,
+    switches: Switches,
+    device: str,
 ) -> list[Path]:
-    """Write ``out/<name>.mp4`` for each request; ``<name>-<sample>.mp4`` if there are several.
+    """Write ``out/<name>.mp4`` for each request; a single one may be written to ``FILE.mp4``.
 
     A video that is there with the very same settings is kept, so that an interrupted run goes on.
     In a context-parallel run all processes take part, and the first one writes.
 
     Args:
-        overwrite: replace videos that were made otherwise; their GIFs and frames are removed.
-        gif: write ``<name>.gif`` beside it.
-        png: write its frames into the folder ``<name>``.
+        model: text-to-video folder in diffusers' format.
+        device: ``cuda`` or ``cpu``.
 
     Returns:
-        The videos, in the order of the requests.
+        The videos, in the order of the requests, and the contact sheet; in a process that does not
+        write, nothing.
 
     Raises:
-        FileExistsError: if a file is there that was made otherwise, unless ``overwrite``.
-        FileNotFoundError, ValueError: if a prompt or a placement cannot be used, before the first
-            video is made.
+        FileExistsError: if a file is there that was made otherwise, unless it may be overwritten.
+        FileNotFoundError, ValueError: if a file, prompt, placement or switch cannot be used.
+            Everything that can be wrong is found before weights are loaded, which takes minutes.
     """
-    requests = list(requests)
+    _check_switches(switches, device)
+    out = Path(out)
+    folder, requests = _place_output(out, list(requests))
+    origin = describe_model(model, weights)
+    check_size(
+        settings.size,
+        vae=read_config(Path(model) / "vae"),
+        transformer=read_config(weights.transformer or Path(model) / "transformer"),
+    )
+    tokenizer = load_tokenizer(model)
     check_prompts(
-        pipeline.tokenizer,
+        tokenizer,
         [request.prompt for request in requests],
-        count_text_tokens(pipeline.tokenizer),
+        count_text_tokens(tokenizer),
         negative_prompt=settings.negative_prompt,
     )
-    videos = plan_videos(
-        requests,
-        settings,
-        out,
-        origin=pipeline.origin,
-        samples=samples,
-        overwrite=overwrite,
-        gif=gif,
-        png=png,
+    videos = plan_videos(requests, settings, folder, origin=origin, outputs=outputs)
+    sheet = folder / (
+        "contact_sheet.png" if folder == out else f"{Path(out).stem}_contact_sheet.png"
     )
-    _warn_of_unconditional_loras(pipeline.origin, requests)
-    writes = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
-    device = pipeline._execution_device.type  # of an offloaded model too
-    made_with = {"pusa": __version__, "device": describe_device(device)}
-    pipeline.set_progress_bar_config(
-        desc="steps", unit="step", position=1, leave=False, disable=None if writes else True
-    )
-    finished = sum(video.finished for video in videos)
-    with tqdm(
-        total=len(videos), initial=finished, unit="video", mininterval=2, disable=not writes
-    ) as progress:
-        for video in videos:
-            if video.finished:
-                if writes and not video.complete:
-                    _write_copies(video, read_video(video.path))
-                continue
-            frames = make_video(pipeline, video.request, settings, video.sample)
-            if writes:
-                # They are copies of the video that is replaced.
-                for copy in _copies_beside(video.path):
-                    copy.unlink()
-                write_video(video.path, frames, video.record | {"made_with": made_with})
-                _write_copies(video, frames)
-            progress.update()
-    return [video.path for video in videos]
+    finished = all(video.complete for video in videos)
+    if outputs.contact_sheet and sheet.exists() and not (finished or outputs.overwrite):
+        raise FileExistsError(f"{sheet} exists already, expected --overwrite")
+    _warn_of_unconditional_loras(origin, requests)
+
+    writes = not switches.context_parallel or os.environ["RANK"] == "0"
+
+    def load() -> MakeBatch:
+        place = _join_processes(device) if switches.context_parallel else device
+        pipeline = load_pipeline(model, weights, place if switches.offload == "none" else "cpu")
+        _use_switches(pipeline, switches, place)
+        pipeline.set_progress_bar_config(
+            desc="steps", unit="step", position=1, leave=False, disable=None if writes else True
+        )
+        return lambda batch: [make_video(pipeline, request, settings) for request in batch]
+
+    make_videos(videos, load, device=device, writes=writes)
+    if switches.context_parallel and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # PyTorch wants to be told
+    if not writes:
+        return []
+    made = [video.path for video in videos]
+    if outputs.contact_sheet:
+        from pusa.figures.strips import plot_strips  # and with it matplotlib
+
+        note = f"{origin['model']}, {settings.steps} steps, seed {settings.seed}"
+        plot_strips(made, sheet, title="Contact sheet", note=note)
+        made.append(sheet)
+    return made
 
 
-def make_video(
-    pipeline: PusaPipeline, request: Request, settings: GenerateSettings, sample: int = 0
-) -> np.ndarray:
-    """One video of a request, ``uint8`` ``(frames, height, width, 3)``."""
+def make_video(pipeline: PusaPipeline, request: Request, settings: GenerateSettings) -> np.ndarray:
+    """The video of a request, ``uint8`` ``(frames, height, width, 3)``."""
 
     def make_window(conditions: list[Condition], window: int) -> np.ndarray:
         return pipeline(
             request.prompt,
-            size=settings.size,
-            conditions=conditions,
-            steps=settings.steps,
-            shift=settings.shift,
-            guidance_scale=settings.guidance_scale,
-            guidance_scale_2=settings.guidance_scale_2,
-            negative_prompt=settings.negative_prompt,
             # The same noise again would repeat what happens.
-            seed=settings.seed + window,
-            sample=sample,
+            settings.part(VideoSettings, seed=settings.seed + window),
+            conditions=conditions,
+            guidance_scale_2=settings.guidance_scale_2,
+            sample=request.sample,
         )[0]
 
     frames = make_window(read_conditions(request.placements, settings.size), 0)
-    length, overlap = settings.length or settings.size.frames, settings.overlap
+    length, overlap = settings.length or settings.frames, settings.overlap
     latents = tuple(range(count_latent_frames(overlap)))
     window = 0
     while len(frames) < length:
@@ -207,128 +134,139 @@ def make_video(
     return frames[:length]
 
 
-def plan_videos(
-    requests: Iterable[Request],
-    settings: GenerateSettings,
-    out: str | Path,
-    *,
-    origin: Mapping[str, Any],
-    samples: int = 1,
-    overwrite: bool = False,
-    gif: bool = False,
-    png: bool = False,
-) -> list[PlannedVideo]:
-    """What `generate_videos` will make; every placement is read once, and no model is needed.
-
-    Args:
-        origin: see `pusa.sample.pipeline.describe_model`.
+def read_prompts(given: list[str] | None, file: Path | None) -> list[str]:
+    """The prompts of the command line, or of a file's lines that are not empty.
 
     Raises:
-        FileExistsError: if a file is there that was made otherwise, unless ``overwrite``.
-        FileNotFoundError, ValueError: if two requests have one name, or a placement cannot be
-            used.
+        FileNotFoundError: if there is no such file.
+        ValueError: if there are prompts of both kinds or of none, or the file is not UTF-8.
     """
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1, found {samples}")
-    out = Path(out)
-    if out.exists() and not out.is_dir():
-        raise FileExistsError(f"{out} is a file, expected a folder for the videos")
-    described: dict[tuple[Placement, ...], dict] = {}
-    videos: dict[Path, PlannedVideo] = {}
-    for request in requests:
-        if request.placements not in described:
-            read_conditions(request.placements, settings.size)
-            described[request.placements] = _describe_placements(request.placements)
-        for sample in range(samples):
-            name = request.name if samples == 1 else f"{request.name}-{sample}"
-            path = out / f"{name}.mp4"
-            if path in videos:
-                raise ValueError(f"two requests are to be written to {path}, expected two names")
-            record = {
-                "prompt": request.prompt,
-                "sample": sample,
-                **described[request.placements],
-                **asdict(settings),
-                **origin,
-            }
-            record = json.loads(json.dumps(record))  # as a file gives it back
-            copies = {
-                "gif": path.with_suffix(".gif") if gif else None,
-                "png": path.with_suffix("") if png else None,
-            }
-            finished = _is_finished(path, record, overwrite=overwrite)
-            if overwrite and not finished:
-                _check_given_are_kept(request.placements, [path, *_copies_beside(path)])
-            for copy in copies.values():
-                if copy and copy.exists() and not (finished or overwrite):
-                    raise FileExistsError(f"{copy} exists already, expected --overwrite")
-            videos[path] = PlannedVideo(
-                path=path,
-                request=request,
-                sample=sample,
-                record=record,
-                finished=finished,
-                **copies,
-            )
-    out.mkdir(parents=True, exist_ok=True)
-    return [*videos.values()]
+    if bool(given) == (file is not None):
+        raise ValueError(
+            "expected prompts either on the command line or by --prompts, found "
+            + ("both" if given else "neither")
+        )
+    if file is None:
+        return given
+    if file.is_dir():
+        raise ValueError(f"--prompts {file} is a folder, expected a text file")
+    if not file.exists():
+        raise FileNotFoundError(f"--prompts {file} does not exist")
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(
+            f"--prompts {file} is not UTF-8 text, expected one prompt per line"
+        ) from None
+    # str.splitlines would also part a prompt at rarer characters.
+    lines = [line.strip() for line in text.split("\n")]
+    if not any(lines):
+        raise ValueError(f"--prompts {file} is empty, expected one prompt per line")
+    return [line for line in lines if line]
 
 
-def name_prompts(prompts: Iterable[str]) -> dict[str, str]:
-    """A file name for each different prompt: its first words, and a number if they are taken."""
+def request_videos(
+    prompts: Sequence[str], placements: tuple[Placement, ...], samples: int
+) -> list[Request]:
+    """Samples of each different prompt, all from the same given frames.
+
+    A file is named by a prompt's first words, with a number if they are taken, and one behind it if
+    there are several samples.
+    """
     names: dict[str, str] = {}
     for prompt in prompts:
         words = re.sub(r"\W+", "-", prompt.lower()).strip("-")[:40].rstrip("-") or "video"
         taken = set(names.values())
         numbered = (words if n == 1 else f"{words}-{n}" for n in range(1, len(taken) + 2))
         names.setdefault(prompt, next(name for name in numbered if name not in taken))
-    return names
+    return [
+        Request(
+            name=name if samples == 1 else f"{name}-{sample}",
+            prompt=prompt,
+            sample=sample,
+            placements=placements,
+        )
+        for prompt, name in names.items()
+        for sample in range(samples)
+    ]
 
 
-def _describe_placements(placements: tuple[Placement, ...]) -> dict[str, Any]:
-    conditions = []
-    for placement in placements:
-        with placement.file.open("rb") as file:
-            digest = file_digest(file, "sha256").hexdigest()
-        conditions.append(asdict(placement) | {"file": placement.file.name, "sha256": digest})
-    return {"given": given_frames(placements), "conditions": conditions}
+def tell_warnings_once() -> None:
+    """Print warnings as one line; Python's own "once" is forgotten when a library sets filters."""
+    told = set()
+
+    def tell(message, *_) -> None:
+        if str(message) not in told:
+            print(f"warning: {message}", file=sys.stderr)
+        told.add(str(message))
+
+    warnings.filterwarnings("always", category=UserWarning)
+    warnings.showwarning = tell
 
 
-def _is_finished(path: Path, record: dict[str, Any], *, overwrite: bool) -> bool:
-    """Whether a video is there with just these settings; its device and version may be others."""
-    if not path.exists():
-        return False
-    found = read_settings(path)
-    found.pop("made_with", None)
-    if found == record or overwrite:
-        return found == record
-    if "prompt" not in found:
-        raise FileExistsError(f"{path} exists already and is not ours, expected --overwrite")
-    differing = sorted(k for k in record.keys() | found.keys() if record.get(k) != found.get(k))
-    raise FileExistsError(
-        f"{path} exists already, made with other settings ({', '.join(differing)}); expected "
-        "another name or folder, or --overwrite"
-    )
+def _place_output(out: Path, requests: list[Request]) -> tuple[Path, list[Request]]:
+    """The folder of the videos, and the requests, one of which may be named by ``FILE.mp4``."""
+    if out.suffix.lower() in OTHER_FORMATS:
+        raise ValueError(f"--out {out}: videos are written as MP4, expected a folder or FILE.mp4")
+    if out.suffix.lower() != ".mp4":
+        return out, requests
+    if len(requests) > 1:
+        raise ValueError(f"--out {out} is one file, expected a folder for several videos")
+    return out.parent, [replace(request, name=out.stem) for request in requests]
 
 
-def _copies_beside(path: Path) -> list[Path]:
-    """The GIF and the frames that are there of a video."""
-    gif = path.with_suffix(".gif")
-    return [*([gif] if gif.is_file() else []), *path.with_suffix("").glob("frame_*.png")]
+def _check_switches(switches: Switches, device: str) -> None:
+    if switches.offload != "none" and device == "cpu":
+        raise ValueError(
+            f"--offload {switches.offload} moves weights to a GPU, but there is none here"
+        )
+    if switches.context_parallel and "WORLD_SIZE" not in os.environ:
+        raise ValueError(
+            "--context-parallel needs several processes, expected a start by "
+            "`torchrun --nproc-per-node N -m pusa generate`"
+        )
+    name = switches.attention_backend
+    if name is None:
+        return
+    backends = sorted(backend.value for backend in AttentionBackendName)
+    if name not in backends:
+        raise ValueError(f"--attention-backend {name}: expected one of {', '.join(backends)}")
+    try:
+        with attention_backend(name):
+            pass
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"--attention-backend {name} cannot be used: {error}") from None
 
 
-def _check_given_are_kept(placements: tuple[Placement, ...], replaced: list[Path]) -> None:
-    given = {placement.file.resolve() for placement in placements}
-    for file in replaced:
-        if file.resolve() in given:
-            raise ValueError(f"{file} is given and would be replaced, expected another --out")
+def _use_switches(pipeline: PusaPipeline, switches: Switches, device: str) -> None:
+    if switches.vae_tiling:
+        pipeline.vae.enable_tiling()
+    for transformer in filter(None, (pipeline.transformer, pipeline.transformer_2)):
+        if switches.attention_backend:
+            transformer.set_attention_backend(switches.attention_backend)
+        if switches.context_parallel:
+            processes = torch.distributed.get_world_size()
+            transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=processes))
+        if switches.compile:
+            transformer.compile_repeated_blocks()
+    if switches.offload == "model":
+        pipeline.enable_model_cpu_offload(device=device)
+    elif switches.offload == "sequential":
+        pipeline.enable_sequential_cpu_offload(device=device)
+    elif switches.offload == "group":
+        pipeline.enable_group_offload(
+            torch.device(device), offload_type="leaf_level", use_stream=True
+        )
 
 
-def _write_copies(video: PlannedVideo, frames: np.ndarray) -> None:
-    if video.gif:
-        write_gif(video.gif, frames)
-    if video.png:
-        write_png_frames(video.png, frames)
+def _join_processes(device: str) -> str:
+    """Join the processes that torchrun started; returns this one's device."""
+    torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+    if device == "cpu":
+        return device
+    device = f"cuda:{os.environ['LOCAL_RANK']}"
+    torch.cuda.set_device(device)
+    return device
 
 
 def _warn_of_unconditional_loras(origin: Mapping[str, Any], requests: list[Request]) -> None:

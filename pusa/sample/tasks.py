@@ -1,12 +1,11 @@
-"""The paper's zero-shot tasks, Figures 7 to 12: which frames of a clip are given, and how clean.
+"""The paper's tasks: which frames of a video are given, and how clean.
 
-Frames are pixel frames, counted from 1. Every task takes its given frames from one clip, at their
-own places, and makes the others anew.
+Frames are pixel frames, counted from 1. Every task takes its given frames from one file, the
+prompt's image or a clip, at their own places, and makes the others anew.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 #: First and last frame of what is given, and its noise multiplier.
 Given = tuple[int, int, float]
@@ -20,6 +19,7 @@ class Task:
     title: str
     shortest: int  # frames of the shortest clip that leaves a latent frame to be made
     given: Callable[[int], tuple[Given, ...]]  # by the number of frames of the clip
+    on_clips: bool = True  # on clips of a dataset, or on the prompt suite
 
 
 def first_half(frames: int) -> int:
@@ -30,6 +30,20 @@ def first_half(frames: int) -> int:
 #: By name. A last frame that is given alone is encoded alone, as an image is; the last four are
 #: encoded in one run with the first, into one latent frame.
 TASKS = {
+    "t2v": Task(
+        figure=13,
+        title="Text to video",
+        shortest=1,
+        given=lambda frames: (),
+        on_clips=False,
+    ),
+    "i2v": Task(
+        figure=6,
+        title="Image to video",
+        shortest=5,
+        given=lambda frames: ((1, 1, 0.0),),
+        on_clips=False,
+    ),
     "start_end": Task(
         figure=7,
         title="Start and end frames to video",
@@ -70,47 +84,5 @@ TASKS = {
 
 
 def tasks_for(frames: int) -> dict[str, Task]:
-    """The tasks that a clip of ``frames`` frames is long enough for."""
-    return {name: task for name, task in TASKS.items() if frames >= task.shortest}
-
-
-def clips_folder(config: dict) -> Path | None:
-    """The folder of the clips that tasks take given frames from; None if there is none."""
-    if "dataset" in config["tasks"]:
-        return Path(config["tasks"]["dataset"])
-    if config["lora"]["source"] != "trained" or config["cache"]["source"] == "released":
-        return None  # there are no clips to decode
-    return Path(config["dataset"]["path"]) if config["train"]["validation_clips"] else None
-
-
-def count_clips(config: dict) -> int:
-    """Clips, and so videos, of each task; 0 if there are none to take given frames from."""
-    if clips_folder(config) is None:
-        return 0
-    wanted = config["tasks"]["clips"]
-    if "dataset" in config["tasks"]:
-        return wanted
-    return min(wanted, config["train"]["validation_clips"])
-
-
-def check_clips(config: dict) -> None:
-    """Check the folder of clips that a configuration's section ``tasks`` names, if it does.
-
-    Raises:
-        FileNotFoundError: if it is not in a dataset's layout.
-        ValueError: if it is the dataset that is trained on.
-    """
-    if "dataset" not in config["tasks"]:
-        return
-    folder = Path(config["tasks"]["dataset"])
-    if not (folder / "metadata.csv").is_file():
-        raise FileNotFoundError(
-            f"config key tasks.dataset: found no metadata.csv in {folder}, expected a "
-            "folder of clips with one"
-        )
-    trained = config["lora"]["source"] == "trained"
-    if trained and folder.resolve() == Path(config["dataset"]["path"]).resolve():
-        raise ValueError(
-            f"config key tasks.dataset: found {folder}, which is trained on, expected other clips, "
-            "or no such key for those that training holds out"
-        )
+    """The tasks on clips that one of ``frames`` frames is long enough for, Figures 7 to 12."""
+    return {n: task for n, task in TASKS.items() if task.on_clips and frames >= task.shortest}

@@ -9,6 +9,7 @@ continuation of an image: ``reference_psnr`` (dB) and ``motion_match`` (0 or 1).
 """
 
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import cached_property
 from importlib.metadata import version
 from itertools import pairwise
@@ -22,10 +23,12 @@ from skimage.measure import blur_effect
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tqdm import tqdm
 
+from pusa.clip import ClipSize
 from pusa.data.image import load_image
-from pusa.data.suite import SuitePrompt, check_manifest, check_motions
+from pusa.data.suite import SuitePrompt, check_motions
 from pusa.data.video import check_clip, check_samples, read_video
 from pusa.records import describe_device
+from pusa.sample.manifest import check_manifest
 from pusa.score.files import COLUMNS
 
 MIN_FRAMES = 3
@@ -46,9 +49,7 @@ def measure_videos(
     videos: pd.DataFrame,
     folder: str | Path,
     *,
-    frames: int,
-    height: int,
-    width: int,
+    size: ClipSize,
     references: str | Path | None = None,
 ) -> tuple[pd.DataFrame, dict]:
     """Measure every video of a manifest on its prompt's dimensions.
@@ -68,12 +69,14 @@ def measure_videos(
             rate, or of a prompt that the suite does not have or that names no camera motion.
     """
     by_index = {p.index: p for p in prompts}
-    _check_inputs(by_index, videos, folder, frames, height, width, references)
+    _check_inputs(by_index, videos, folder, size, references)
     rows = []
     for row in tqdm(videos.to_dict("records"), desc="Scoring", unit="video", mininterval=2):
         prompt = by_index[row["index"]]
         clip = read_video(Path(folder) / row["file"])
-        features = ClipFeatures(clip, load_image(prompt.image, height=height, width=width))
+        features = ClipFeatures(
+            clip, load_image(prompt.image, height=size.height, width=size.width)
+        )
         values = {name: MEASURES[name](features) for name in prompt.dimensions if name in MEASURES}
         if "camera_motion" in prompt.dimensions:
             values["camera_motion"] = classify_camera(clip) == prompt.camera_motion
@@ -95,17 +98,16 @@ def measure_videos(
     return table, record
 
 
-def _check_inputs(by_index, videos, folder, frames, height, width, references) -> None:
-    if frames < MIN_FRAMES:
-        raise ValueError(f"videos of {frames} frames; the measures need at least {MIN_FRAMES}")
+def _check_inputs(by_index, videos, folder, size: ClipSize, references) -> None:
+    if size.frames < MIN_FRAMES:
+        raise ValueError(f"videos of {size.frames} frames; the measures need at least {MIN_FRAMES}")
     check_manifest(list(by_index.values()), videos)
     wanted = [by_index[index] for index in videos["index"].unique()]
     check_motions(wanted)
-    size = {"frames": frames, "height": height, "width": width}
-    check_samples((Path(folder) / file for file in videos["file"]), **size)
+    check_samples((Path(folder) / file for file in videos["file"]), **asdict(size))
     if references is not None:
         for prompt in wanted:
-            check_clip(Path(references) / prompt.reference_name, **size)
+            check_clip(Path(references) / prompt.reference_name, **asdict(size))
 
 
 class ClipFeatures:

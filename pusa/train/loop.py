@@ -13,10 +13,8 @@ import os
 import shutil
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 import psutil
 import torch
@@ -29,6 +27,7 @@ import torch.distributed as dist
 from peft import LoraConfig, get_peft_model_state_dict
 from tqdm import tqdm
 
+from pusa.config import TrainSettings
 from pusa.data.cache import LatentCache
 from pusa.flow import TRAIN_TIMESTEPS, fafm_loss, interpolate, loss_weight, sample_sigma
 from pusa.models.folder import require_files, weight_files
@@ -51,53 +50,12 @@ from pusa.train.checkpoint import (
 )
 from pusa.train.log import TrainLog
 
-Method = Literal["lora", "full"]
-Objective = Literal["paper", "authors"]
-
 #: Timestep distribution and loss weighting of each objective.
 OBJECTIVES = {"paper": ("uniform", "none"), "authors": ("shifted", "gaussian")}
 #: Attention and feed-forward linears of every block (the authors' targets, diffusers' names).
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
 #: Noise levels of the validation loss.
 VALIDATION_SIGMAS = (0.2, 0.4, 0.6, 0.8, 0.95)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainSettings:
-    """What decides the weights, apart from the base and the data.
-
-    Raises:
-        ValueError: at a combination that cannot be trained.
-    """
-
-    method: Method
-    rank: int | None  # of a LoRA; PEFT's alpha equals it, so that its natural scale is 1
-    iterations: tuple[int, ...]  # those that are saved; the last ends the training
-    objective: Objective
-    p_async: float
-    learning_rate: float
-    warmup: int
-    total_batch: int
-    micro_batch: int  # per process and forward pass
-    shift: float  # of the authors' objective
-    validation_clips: int  # the last of the cache, never trained on
-    gradient_checkpointing: bool
-    dtype: str  # of the frozen base, or of the computation in full fine-tuning
-    offload: bool  # keep the optimizer's state and work on the CPU
-    seed: int
-
-    def __post_init__(self):
-        if (self.rank is None) != (self.method == "full"):
-            raise ValueError(
-                f"train.rank is {self.rank} with train.method {self.method}; "
-                "a LoRA needs a rank, full fine-tuning has none"
-            )
-        if not self.iterations or list(self.iterations) != sorted({*self.iterations}):
-            raise ValueError(
-                f"train.iterations must be in rising order, found {list(self.iterations)}"
-            )
-        if self.iterations[0] < 1:
-            raise ValueError(f"train.iterations start at 1, found {self.iterations[0]}")
 
 
 def train(
@@ -107,7 +65,6 @@ def train(
     settings: TrainSettings,
     *,
     state: str | Path,
-    checkpoint_every: int = 50,
     minutes: float = 0,
 ) -> None:
     """Train and write each listed iteration and the logs to ``out``.
@@ -138,13 +95,16 @@ def train(
     process, world, device = _join_processes()
     first = process == 0
     watch = StopWatch(minutes)
+    micro = settings.micro_batch or max(1, settings.total_batch // world)
+    settings = settings.model_copy(update={"micro_batch": micro})
     with together():
         data = LatentCache(cache)
         _check(settings, data, transformer, out, state, world)
         base = fingerprint(transformer)
-        run = {**asdict(settings), "base": base, "cache": data.digest(), "processes": world}
-        # What must not change on the way; which iterations are saved changes none of them.
-        fixed = {key: value for key, value in run.items() if key != "iterations"}
+        run = {**settings.model_dump(), "base": base, "cache": data.digest(), "processes": world}
+        # What must not change on the way; what is saved, and how often, changes no iteration.
+        saving = ("iterations", "checkpoint_every")
+        fixed = {key: value for key, value in run.items() if key not in saving}
 
     with ExitStack() as stack:
         start, checkpoint = 0, None
@@ -209,7 +169,7 @@ def train(
                 break
             # With a budget, the first checkpoint tells how long one takes.
             unknown = minutes and "checkpoint" not in watch.longest
-            if reason or unknown or iteration % checkpoint_every == 0:
+            if reason or unknown or iteration % settings.checkpoint_every == 0:
                 if first:
                     log.flush()
                 with watch.measure("checkpoint"):

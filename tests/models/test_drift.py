@@ -210,7 +210,7 @@ def test_means():
 def test_command(base, lora, tmp_path):
     merge_lora(base, lora, tmp_path / "merged", lora_scale=SCALE)
     of = {
-        "lora": ["--lora", str(lora), "--scale", str(SCALE)],
+        "lora": ["--lora", str(lora), "--lora-scale", str(SCALE)],
         "merged": ["--other", str(tmp_path / "merged")],
     }
     tables = {}
@@ -236,7 +236,15 @@ def test_command_wants_one_of_two(base, tmp_path, options):
 
 
 def test_command_wants_no_scale_without_lora(base, tmp_path):
-    command = ["drift", str(base), str(tmp_path / "x.csv"), "--other", str(base), "--scale", "2"]
+    command = [
+        "drift",
+        str(base),
+        str(tmp_path / "x.csv"),
+        "--other",
+        str(base),
+        "--lora-scale",
+        "2",
+    ]
     assert "--scale is for --lora" in str(CliRunner().invoke(app, command).exception)
 
 

@@ -676,19 +676,19 @@ def pusa():
 
 
 def test_convert_command_counts(tmp_path, pusa, foreign, lora):
-    done = pusa("convert-lora", "--to", "comfy", foreign / "authors.pt", tmp_path / "a.safetensors")
+    done = pusa("convert", "--to", "comfy", foreign / "authors.pt", tmp_path / "a.safetensors")
     assert done.exit_code == 0, done.output
     assert done.stdout.splitlines() == [
         "authors to comfy: 40 tensors in, 40 out, 20 modules, rank 3",
         "trained with a timestep per frame, so image-to-video: unknown",
     ]
-    done = pusa("convert-lora", "--to", "diffusers", lora, tmp_path / "b.safetensors")
+    done = pusa("convert", "--to", "diffusers", lora, tmp_path / "b.safetensors")
     assert done.stdout.endswith("image-to-video: yes\n")
 
 
 def test_merge_command(tmp_path, pusa, base, lora):
     words = ["--base", base, "--lora", lora, "--scale", 1.4, "--out", tmp_path / "merged"]
-    done = pusa("merge-lora", *words)
+    done = pusa("merge", *words)
     assert done.exit_code == 0, done.output
     assert read_merged(tmp_path / "merged")["lora_scale"] == 1.4
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
+from pusa.sample.sample_suite import SampleSettings, generate_suite
 from safetensors.torch import load_file, save_file
 
 from pusa.data.cache import PromptCache
@@ -25,7 +26,6 @@ from pusa.models.lora import fingerprint
 from pusa.records import describe_device
 from pusa.sample import sample_suite
 from pusa.sample.baseline import continue_image, load_baseline
-from pusa.sample.sample_suite import SampleSettings, generate_suite
 from pusa.sampler import model_velocity, noise_for, sample_latents
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -2,6 +2,7 @@ import re
 import shutil
 
 import pytest
+from pusa.sample.sample_task import choose_clips, held_out_clips, task_requests
 from typer.testing import CliRunner
 
 from pusa.cli import app
@@ -11,7 +12,6 @@ from pusa.data.dataset import Clip, read_metadata
 from pusa.data.suite import is_complete, read_manifests
 from pusa.data.video import read_settings, video_shape
 from pusa.sample import pipeline
-from pusa.sample.sample_task import choose_clips, held_out_clips, task_requests
 
 
 def names(clips) -> list[str]:

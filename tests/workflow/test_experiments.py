@@ -1,11 +1,12 @@
-import copy
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
+from pusa.config import read_config
 from pusa.experiments import (
     COLUMNS,
     Setting,
@@ -16,6 +17,7 @@ from pusa.experiments import (
     read_experiments,
     require_base,
     settings_over_seeds,
+    training_runs,
     unique_settings,
 )
 
@@ -229,101 +231,88 @@ def test_row_cut_short_names_its_row(read, row):
 
 # What the configuration provides
 
-TRAINED = {
-    "suite": {"subset": {}},
-    "lora": {"source": "trained"},
-    "train": {"method": "lora", "models": {"pusa": {}}, "ranks": [64], "iterations": [300]},
-}
-RELEASED = {
-    "suite": {"subset": {}},
-    "lora": {"source": "released", "rank": 64, "iteration": 300},
-    "train": {"method": "lora", "models": {"pusa": {}}, "ranks": [], "iterations": []},
-}
+SUBSET = {"subject": 2, "background": 2, "camera": 2}
 
 
-def change(config, path, value):
-    config = copy.deepcopy(config)
-    section, key = path.split(".")
-    config[section][key] = value
-    return config
+@pytest.fixture
+def config():
+    """A function that makes a configuration with some sections replaced."""
+
+    def make(**sections):
+        values = yaml.safe_load((CONFIG / "demo.yaml").read_text())
+        values |= {"suite": {"source": "vbench", "path": "s", "subset": SUBSET}, **sections}
+        return read_config({key: value for key, value in values.items() if value is not None})
+
+    return make
+
+
+RELEASED = {"source": "released", "path": "p", "file": "a.pt", "rank": 64, "iteration": 300}
+FOLDER = {"source": "folder", "path": "b"}
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "message"),
+    ("rows", "train", "message"),
     [
-        ("train.models", {"control": {}}, "model pusa is not trained; train.models is control"),
-        ("train.ranks", [16, 32], "rank 64 is not trained; train.ranks is 16, 32"),
-        ("train.iterations", [50], "iteration 300 is not trained; train.iterations is 50"),
-        (
-            "train.method",
-            "full",
-            "train.method full expects an empty rank and alpha, found rank '64' and alpha '1.4'",
-        ),
+        ((BASE, MAIN), {"models": {"control": {"p_async": 0.0}}}, "model pusa is not trained; "),
+        ((BASE, MAIN), {"method": "full"}, "train.method full expects an empty rank and alpha, "),
+        ((BASE, FULL), {}, "train.method lora expects a rank and an alpha, found rank ''"),
     ],
 )
-def test_untrained_settings_are_named(read, path, value, message):
-    table = read(BASE, MAIN)
-    check_available(table, TRAINED)
+def test_untrained_settings_are_named(read, config, rows, train, message):
     with pytest.raises(ValueError, match=f"experiments row 3: {message}"):
-        check_available(table, change(TRAINED, path, value))
+        check_available(read(*rows), config(train=train))
 
 
-def test_full_training_has_no_ranks(read):
-    config = change(change(TRAINED, "train.method", "full"), "train.ranks", [])
-    table = read(BASE, FULL)
-    check_available(table, config)
-    with pytest.raises(ValueError, match="row 3: iteration 300 is not trained"):
-        check_available(table, change(config, "train.iterations", [50]))
-
-
-@pytest.mark.parametrize(
-    ("config", "key"), [(TRAINED, "train.method lora"), (RELEASED, "lora.source released")]
-)
-def test_a_lora_has_a_rank_and_an_alpha(read, config, key):
-    message = f"row 3: {key} expects a rank and an alpha, found rank '' and alpha ''"
-    with pytest.raises(ValueError, match=message):
-        check_available(read(BASE, FULL), config)
+def test_what_is_trained_is_available(read, config):
+    check_available(read(BASE, MAIN, WAN), config())
+    check_available(read(BASE, FULL), config(train={"method": "full"}))
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("pusa i2v 16 300 1.4 10", "rank 16 is not the released LoRA; lora.rank is 64"),
-        ("pusa i2v 64 50 1.4 10", "iteration 50 is not the released LoRA; lora.iteration is 300"),
-        (
-            "control i2v 64 300 1.4 10",
-            "model control is not the released LoRA; the main setting's model is pusa",
-        ),
+        ("pusa i2v 16 300 1.4 10", "rank 16 is not the released LoRA, whose rank is 64"),
+        ("pusa i2v 64 50 1.4 10", "iteration 50 is not the released LoRA, whose iteration is 300"),
+        ("control i2v 64 300 1.4 10", "model control is not the released LoRA, whose model is pu"),
     ],
 )
-def test_released_lora_is_one(read, row, message):
+def test_released_lora_is_one(read, config, row, message):
     other_ways = "2 steps _ subset pusa t2v 64 300 2.0 5"
-    check_available(read(BASE, MAIN, other_ways, seed=None), RELEASED)
+    released = config(lora=RELEASED)
+    check_available(read(BASE, MAIN, other_ways, seed=None), released)
     with pytest.raises(ValueError, match=f"experiments row 4: {message}"):
-        check_available(read(BASE, MAIN, f"2 steps _ subset {row}", seed=None), RELEASED)
+        check_available(read(BASE, MAIN, f"2 steps _ subset {row}", seed=None), released)
 
 
-def test_wan_i2v_needs_a_baseline(read):
-    table = read(BASE, MAIN, WAN)
-    check_available(table, TRAINED | {"baseline": {"source": "tiny"}})
+def test_wan_i2v_needs_a_baseline(read, config):
     message = "experiments row 4 asks for model wan_i2v, but config key baseline is missing"
     with pytest.raises(ValueError, match=message):
-        check_available(table, TRAINED)
+        check_available(read(BASE, MAIN, WAN), config(baseline=None))
 
 
-def test_nothing_trains_a_tiny_baseline_of_a_released_lora(read):
+def test_nothing_trains_a_tiny_baseline_of_a_released_lora(read, config):
     table = read(BASE, MAIN, WAN, seed=None)
-    check_available(table, RELEASED | {"baseline": {"source": "hub"}})
-    check_available(read(BASE, MAIN, seed=None), RELEASED | {"baseline": {"source": "tiny"}})
+    check_available(table, config(lora=RELEASED, baseline=FOLDER))
     with pytest.raises(ValueError, match=r"row 4 .*baseline\.source is tiny, .* folder or hub"):
-        check_available(table, RELEASED | {"baseline": {"source": "tiny"}})
+        check_available(table, config(lora=RELEASED))
 
 
-def test_subset_that_is_not_configured(read):
-    config = {**TRAINED, "suite": {}}
-    check_available(read(MAIN), config)
+def test_subset_that_is_not_configured(read, config):
+    whole = config(suite={"source": "vbench", "path": "s"})
+    check_available(read(MAIN), whole)
     with pytest.raises(ValueError, match=r"row 3 asks for a subset .*key suite\.subset is missing"):
-        check_available(read(MAIN, BASE), config)
+        check_available(read(MAIN, BASE), whole)
+
+
+def test_runs_are_trained_to_the_last_iteration_that_rows_ask_for():
+    settings = [replace(TUNED, iteration=i, alpha=a) for i, a in ((50, 1.0), (300, 1.4), (50, 2.0))]
+    settings += [replace(TUNED, rank=16, iteration=150), PLAIN]
+    runs = training_runs(settings)
+    assert {name: run.iterations for name, run in runs.items()} == {
+        "pusa-rank16-seed0": (150,),
+        "pusa-rank64-seed0": (50, 300),
+    }
+    assert training_runs([replace(TUNED, seed=None), PLAIN]) == {}
 
 
 # Which settings are compared

@@ -93,5 +93,5 @@ def test_only_downloads_need_a_network(tmp_path, spied):
     assert done.returncode == 0, done.stdout[-4000:]
     assert len(pd.read_csv(table)) > 2
     commands = notes.read_text().splitlines()
-    assert {"train-lora", "sample-suite"} <= {word for line in commands for word in line.split()}
+    assert {"train", "sample-suite"} <= {word for line in commands for word in line.split()}
     assert {line.split()[0] for line in commands} == {"1"}

@@ -43,7 +43,6 @@ def mini(tmp_path_factory) -> Path:
     write_mini(
         results,
         clip={"frames": 25},
-        train={"ranks": [2, 4], "iterations": [2, 4]},
         sample={"videos_per_job": 4},
         score={"videos_per_job": 4},
         effects={"prompts": MORE},

@@ -1,58 +1,137 @@
-# Dataset and prompt suite of the tiny world, where they are asked for; then the caches.
-NEGATIVE_PROMPT = SAMPLE.get("negative_prompt_file", [])
+# What comes in: downloads or the tiny world; then latents and embeddings, cached.
+#
+# Everything that needs the network is `snakemake download`, on a machine that has it. Each folder
+# ends with a download.json, which says what was fetched: resolved commit, sizes, checksums.
+# No pattern takes pickles, unless it ends in their suffix.
+MODEL_FILES = [
+    "model_index.json",
+    "transformer/*",
+    "vae/*",
+    "text_encoder/*",
+    "tokenizer/*",
+    "scheduler/*",
+]
+DATASET_FILES = {
+    "encode": ["metadata.csv", "train/*.mp4"],
+    "released": ["metadata.csv", "train/*.tensors.pth"],
+}[CONFIG.cache.source]
 
-if TRAINED and config["dataset"]["source"] == "tiny":
+# Section of the configuration: kind of repository, files, and one that other jobs wait for.
+REPOSITORIES = {"model": ("model", MODEL_FILES, "model_index.json")}
+if not TRAINED:
+    REPOSITORIES["lora"] = ("model", [CONFIG.lora.file], CONFIG.lora.file)
+if TRAINED:
+    REPOSITORIES["dataset"] = ("dataset", DATASET_FILES, "metadata.csv")
+if FILES.has_baseline:
+    IMAGE_FILES = ["image_encoder/*", "image_processor/*"]
+    REPOSITORIES["baseline"] = ("model", MODEL_FILES + IMAGE_FILES, "model_index.json")
+
+for section, (kind, files, awaited) in REPOSITORIES.items():
+    place = getattr(CONFIG, section)
+    if f"{place.path}/download.json" not in FILES.downloads:
+        continue
+
+    rule:
+        name:
+            f"download_{section}"
+        output:
+            f"{place.path}/download.json",
+            f"{place.path}/{awaited}",
+        log:
+            FILES.log(f"download_{section}"),
+        retries: 0  # the client tries again by itself; what it gives up, a person must mend
+        localrule: True
+        conda:
+            "../../envs/pusa.yaml"
+        params:
+            repo=place.repo,
+            revision=place.revision,
+            folder=place.path,
+            kind=kind,
+            files=[word for pattern in files for word in ("--include", pattern)],
+        shell:
+            "HF_HUB_OFFLINE=$PUSA_HUB_OFFLINE python -m pusa download {params.repo:q}"
+            " {params.folder:q} --kind {params.kind} --revision {params.revision:q}"
+            " {params.files:q} 2>&1 | tee {log:q}"
+
+
+# The prompt suite with its images, and all networks that VBench scores with.
+WANTED = {
+    "--suite": SUITE if CONFIG.suite.source == "vbench" else None,
+    "--weights": CONFIG.score.weights if VBENCH else None,
+}
+
+if any(WANTED.values()):
+
+    rule download_vbench:
+        output:
+            ([f"{SUITE}/download.json", FILES.suite_info] if WANTED["--suite"] else []),
+            f"{CONFIG.score.weights}/download.json" if VBENCH else [],
+        log:
+            FILES.log("download_vbench"),
+        retries: 0
+        localrule: True
+        conda:
+            "../../envs/pusa.yaml"
+        params:
+            folders=[w for option in WANTED.items() if option[1] for w in option],
+        shell:
+            "HF_HUB_OFFLINE=$PUSA_HUB_OFFLINE python -m pusa download-vbench {params.folders:q}"
+            " 2>&1 | tee {log:q}"
+
+
+if TRAINED and CONFIG.dataset.source == "tiny":
 
     rule render_dataset:
         output:
-            DATASET / "metadata.csv",
+            f"{DATASET}/metadata.csv",
         log:
-            RESULTS / "logs/render_dataset.log",
+            FILES.log("render_dataset"),
         benchmark:
-            RESULTS / "benchmarks/render_dataset.tsv"
+            FILES.benchmark("render_dataset")
         conda:
             "../../envs/pusa.yaml"
         resources:
             **SMALL,
         params:
-            clips=config["dataset"]["clips"],
+            clips=CONFIG.dataset.clips,
             folder=DATASET,
         shell:
             "python -m pusa tiny dataset {params.folder:q} --stream lora"
             " --clips {params.clips} &> {log:q}"
 
 
-if config["suite"]["source"] == "tiny":
+if CONFIG.suite.source == "tiny":
 
     rule render_suite:
         output:
-            SUITE_INFO,
+            FILES.suite_info,
         log:
-            RESULTS / "logs/render_suite.log",
+            FILES.log("render_suite"),
         conda:
             "../../envs/pusa.yaml"
         resources:
             **SMALL,
         params:
             folder=SUITE,
-            counts=count_options(PROMPTS["all"]),
+            counts=json.dumps(FILES.prompts["all"]),
         shell:
-            "python -m pusa tiny suite {params.folder:q} {params.counts} &> {log:q}"
+            "python -m pusa tiny suite {params.folder:q} --counts {params.counts:q} &> {log:q}"
 
 
 if TRAINED:
 
     rule cache_latents:
         input:
-            metadata=DATASET / "metadata.csv",
-            model=MODEL / "model_index.json",
+            metadata=f"{DATASET}/metadata.csv",
+            model=f"{MODEL}/model_index.json",
         output:
-            RESULTS / "cache/index.json",
-            RESULTS / "cache/captions.safetensors",
+            FILES.path("cache/index.json"),
+            FILES.path("cache/captions.safetensors"),
         log:
-            RESULTS / "logs/cache_latents.log",
+            FILES.log("cache_latents"),
         benchmark:
-            RESULTS / "benchmarks/cache_latents.tsv"
+            FILES.benchmark("cache_latents")
         conda:
             "../../envs/pusa.yaml"
         threads: on(gpu=8, cpu=2)  # decoding videos; on a CPU everything waits for it
@@ -64,29 +143,27 @@ if TRAINED:
         params:
             dataset=DATASET,
             model=MODEL,
-            folder=RESULTS / "cache",
-            size=clip_options(),
-            text_tokens=CLIP["text_tokens"],
-            source=config["cache"]["source"],
-            device=config["device"],
-            skip="--skip-unusable" if config["cache"]["skip_unusable"] else "",
+            folder=subpath(output[0], parent=True),
+            clip=CLIP,
+            cache=CONFIG.cache.model_dump_json(),
+            device=CONFIG.device,
         shell:
             "python -m pusa cache-latents {params.dataset:q} {params.model:q} {params.folder:q}"
-            " --source {params.source} {params.size} --text-tokens {params.text_tokens}"
-            " --device {params.device} {params.skip} 2>&1 | tee {log:q}"
+            " --clip {params.clip:q} --cache {params.cache:q} --device {params.device}"
+            " 2>&1 | tee {log:q}"
 
 
 rule cache_prompts:
     input:
-        suite=SUITE_INFO,
-        model=MODEL / "model_index.json",
+        suite=FILES.suite_info,
+        model=f"{MODEL}/model_index.json",
         negative_prompt=NEGATIVE_PROMPT,
     output:
-        RESULTS / "cache/prompts.safetensors",
+        FILES.path("cache/prompts.safetensors"),
     log:
-        RESULTS / "logs/cache_prompts.log",
+        FILES.log("cache_prompts"),
     benchmark:
-        RESULTS / "benchmarks/cache_prompts.tsv"
+        FILES.benchmark("cache_prompts")
     priority: 10  # before anything long, as it opens every image of the suite
     conda:
         "../../envs/pusa.yaml"
@@ -97,15 +174,10 @@ rule cache_prompts:
     params:
         suite=SUITE,
         model=MODEL,
-        text_tokens=CLIP["text_tokens"],
-        device=config["device"],
-        size=size_options(),
-        negative=lambda wildcards, input: (
-            ["--negative-prompt-file", input.negative_prompt]
-            if input.negative_prompt
-            else []
-        ),
+        size=IMAGE_SIZE,
+        text_tokens=CONFIG.clip.text_tokens,
+        negative=negative_prompt_options,
+        device=CONFIG.device,
     shell:
         "python -m pusa cache-prompts {params.suite:q} {params.model:q} {output:q}"
-        " --text-tokens {params.text_tokens} {params.size} {params.negative:q}"
-        " --device {params.device} &> {log:q}"
+        " --size {params.size:q} --text-tokens {params.text_tokens} {params.negative:q} --device {params.device} &> {log:q}"

@@ -1,146 +1,42 @@
 # The figures, numbered as in the paper. Each is a picture for the report and a PDF for print.
-FIGURES = RESULTS / "figures"
 
 
-if TRAINED:
-
-    rule plot_losses:
-        input:
-            lora_logs("tables", "training.csv"),
-            lora_logs("tables", "validation.csv"),
-        output:
-            FIGURES / "losses.pdf",
-            picture=report(
-                FIGURES / "losses.png",
-                caption="../report/losses.rst",
-                category="3. Figures",
-                labels={"what": "Loss curves"},
-            ),
-        log:
-            RESULTS / "logs/plot_losses.log",
-        conda:
-            "../../envs/pusa.yaml"
-        resources:
-            **SMALL,
-        params:
-            runs=[file.parent for file in lora_logs("tables", "training.csv")],
-        shell:
-            "python -m pusa plot-losses {output.picture:q} {params.runs:q} &> {log:q}"
+def weights_of(wildcards):
+    """What a compared model needs beyond the base model."""
+    if wildcards.model == WAN_I2V:
+        return f"{CONFIG.baseline.path}/model_index.json"
+    return FILES.main_weights if wildcards.model == FILES.main.model else []
 
 
-rule plot_scores:
+def label_options(wildcards):
+    labels = {s.model: s.label.split(",")[0] for s in FILES.compared}
+    return ["--label", labels[wildcards.model]]
+
+
+def drift_options(wildcards):
+    if wildcards.model == WAN_I2V:
+        return ["--other", f"{CONFIG.baseline.path}/transformer"]
+    if FILES.main.rank is None:
+        return ["--other", FILES.main_weights]
+    return ["--lora", FILES.main_weights, "--lora-scale", FILES.main.alpha]
+
+
+# On one image, prompt and seed: the base with VTA, Wan-I2V, the adapted model. The image and the
+# prompt are Figure 3's first.
+rule attention:
     input:
-        experiments=config["experiments"],
-        scores=score_files("tables"),
-        table2=PUBLISHED[2],
-    output:
-        FIGURES / "scores.pdf",
-        picture=report(
-            FIGURES / "scores.png",
-            caption="../report/scores.rst",
-            category="3. Figures",
-            labels={"what": "Scores against alpha, rank, iterations, steps"},
-        ),
-    log:
-        RESULTS / "logs/plot_scores.log",
-    conda:
-        "../../envs/pusa.yaml"
-    resources:
-        **SMALL,
-    params:
-        scores=RESULTS / "scores/tables",
-        seed=seed_options(),
-        subset=subset_options("tables"),
-    shell:
-        "python -m pusa plot-scores {output.picture:q} --experiments {input.experiments:q}"
-        " --scores {params.scores:q} {params.seed} --table2 {input.table2:q} {params.subset}"
-        " &> {log:q}"
-
-
-rule plot_figure1:
-    input:
-        experiments=config["experiments"],
-        table1=RESULTS / "tables/table1.csv",
-        costs=RESULTS / "tables/costs.csv",
-        cache=RESULTS / "cache/index.json" if TRAINED else [],
-    output:
-        FIGURES / "figure1.pdf",
-        picture=report(
-            FIGURES / "figure1.png",
-            caption="../report/figure1.rst",
-            category="3. Figures",
-            labels={"what": "Figure  1"},
-        ),
-    log:
-        RESULTS / "logs/plot_figure1.log",
-    conda:
-        "../../envs/pusa.yaml"
-    resources:
-        **SMALL,
-    params:
-        seed=seed_options(),
-        clips=trained_clips_options,
-        note=setting_sentence(),
-    shell:
-        "python -m pusa plot-figure1 {output.picture:q} --experiments {input.experiments:q}"
-        " --table1 {input.table1:q} --costs {input.costs:q} {params.seed} {params.clips}"
-        " --note {params.note:q} &> {log:q}"
-
-
-rule plot_figure3:
-    input:
-        experiments=config["experiments"],
-        suite=SUITE_INFO,
-        samples=[
-            file
-            for setting in shown_settings()
-            for file in setting_shards("tables", setting.name)
-        ],
-    output:
-        FIGURES / "figure3.pdf",
-        picture=report(
-            FIGURES / "figure3.png",
-            caption="../report/figure3.rst",
-            category="3. Figures",
-            labels={"what": "Figure  3"},
-        ),
-    log:
-        RESULTS / "logs/plot_figure3.log",
-    conda:
-        "../../envs/pusa.yaml"
-    resources:
-        **SMALL,
-    params:
-        suite=SUITE,
-        samples=RESULTS / "samples/tables",
-        seed=seed_options(),
-        size=size_options(),
-        counts=subset_options("tables"),
-        note=compared_sentence(),
-    shell:
-        "python -m pusa plot-figure3 {output.picture:q} {params.suite:q}"
-        " --experiments {input.experiments:q} --samples {params.samples:q}"
-        " {params.seed} {params.size} {params.counts} --note {params.note:q} &> {log:q}"
-
-
-# On one image, prompt and seed: the base with VTA, Wan-I2V, the adapted model.
-rule measure_attention:
-    input:
-        suite=SUITE_INFO,
-        model=MODEL / "model_index.json",
-        weights=shown_weights,
+        suite=FILES.suite_info,
+        model=f"{MODEL}/model_index.json",
+        weights=weights_of,
         negative_prompt=NEGATIVE_PROMPT,
     output:
         multiext(
-            str(RESULTS / "attention/{model}"),
-            table=".csv",
-            record=".json",
-            mass="-mass.csv",
+            FILES.attention("{model}"), table=".csv", record=".json", mass="-mass.csv"
         ),
     log:
-        RESULTS / "logs/measure_attention/{model}.log",
+        FILES.log("attention", "{model}"),
     benchmark:
-        RESULTS / "benchmarks/measure_attention/{model}.tsv"
+        FILES.benchmark("attention", "{model}")
     conda:
         "../../envs/pusa.yaml"
     threads: on(gpu=4, cpu=1)
@@ -151,28 +47,42 @@ rule measure_attention:
         runtime=on(gpu=240, cpu=60),
     params:
         model=MODEL,
-        weights=attention_options,
-        example=first_image_options,
-        size=clip_options(),
-        name=shown_name_options,
-        options=f"{attention_steps()} {pipeline_options()}",
+        suite=SUITE,
+        counts=json.dumps(FILES.subset("tables")),
+        weights=lambda wildcards: (
+            MAIN_WEIGHTS if wildcards.model == FILES.main.model else pipeline_weights()
+        ),
+        baseline=lambda wildcards: (
+            ["--baseline", CONFIG.baseline.path] if wildcards.model == WAN_I2V else []
+        ),
+        label=label_options,
+        # Four steps from the first to the last: 0, 3, 6 and 9 of 10.
+        steps=[
+            word
+            for n in sorted({round(n * (FILES.main.steps - 1) / 3) for n in range(4)})
+            for word in ("--step", n)
+        ],
+        settings=MAIN_VIDEO,
         negative=negative_prompt_options,
+        device=CONFIG.device,
     shell:
-        "python -m pusa attention {params.model:q} {output.table:q} {params.weights:q} {params.name:q}"
-        " {params.example:q} {params.size} {params.options} {params.negative:q} &> {log:q}"
+        "python -m pusa attention {params.model:q} {output.table:q} {params.label:q}"
+        " --suite {params.suite:q} --counts {params.counts:q} {params.steps} {params.baseline:q}"
+        " --weights {params.weights:q} --settings {params.settings:q} {params.negative:q}"
+        " --device {params.device} &> {log:q}"
 
 
 # Tensor by tensor: two models of any size need no memory, and the LoRA is not merged.
-rule measure_drift:
+rule drift:
     input:
-        model=MODEL / "model_index.json",
-        weights=shown_weights,
+        model=f"{MODEL}/model_index.json",
+        weights=weights_of,
     output:
-        multiext(str(RESULTS / "drift/{model}"), table=".csv", record=".json"),
+        multiext(FILES.drift("{model}"), table=".csv", record=".json"),
     log:
-        RESULTS / "logs/measure_drift/{model}.log",
+        FILES.log("drift", "{model}"),
     benchmark:
-        RESULTS / "benchmarks/measure_drift/{model}.tsv"
+        FILES.benchmark("drift", "{model}")
     conda:
         "../../envs/pusa.yaml"
     threads: on(gpu=8, cpu=1)
@@ -180,166 +90,197 @@ rule measure_drift:
         mem_mb=on(gpu=16_000, cpu=0),
         runtime=on(gpu=240, cpu=20),
     params:
-        base=MODEL / "transformer",
+        base=FILES.transformer,
         weights=drift_options,
-        name=shown_name_options,
+        label=label_options,
     shell:
-        "python -m pusa drift {params.base:q} {output.table:q} {params.weights:q} {params.name:q}"
+        "python -m pusa drift {params.base:q} {output.table:q} {params.weights:q} {params.label:q}"
         " &> {log:q}"
 
 
-rule plot_figure4:
-    input:
-        expand(rules.measure_attention.output, model=shown_models()),
-        tables=expand(rules.measure_attention.output.table, model=shown_models()),
-    output:
-        FIGURES / "figure4.pdf",
-        picture=report(
-            FIGURES / "figure4.png",
-            caption="../report/figure4.rst",
-            category="3. Figures",
-            labels={"what": "Figure  4"},
-        ),
-    log:
-        RESULTS / "logs/plot_figure4.log",
-    conda:
-        "../../envs/pusa.yaml"
-    resources:
-        **SMALL,
-    params:
-        note=analysed_sentence(),
-    shell:
-        "python -m pusa plot-attention {output.picture:q} {input.tables:q} --note {params.note:q}"
-        " &> {log:q}"
+COMPARED = [setting.model for setting in FILES.compared]
+# What the suite's videos of a setting are shown by.
+SHOWN = {
+    "suite": SUITE,
+    "counts": FILES.subset("tables"),
+    "height": CONFIG.clip.height,
+    "width": CONFIG.clip.width,
+}
 
 
-rule plot_figure5:
-    input:
-        expand(rules.measure_drift.output, model=shown_models()[1:]),
-        tables=expand(rules.measure_drift.output.table, model=shown_models()[1:]),
-    output:
-        FIGURES / "figure5.pdf",
-        picture=report(
-            FIGURES / "figure5.png",
-            caption="../report/figure5.rst",
-            category="3. Figures",
-            labels={"what": "Figure  5"},
-        ),
-    log:
-        RESULTS / "logs/plot_figure5.log",
-    conda:
-        "../../envs/pusa.yaml"
-    resources:
-        **SMALL,
-    params:
-        note=analysed_sentence(),
-    shell:
-        "python -m pusa plot-drift {output.picture:q} {input.tables:q} --note {params.note:q}"
-        " &> {log:q}"
+def shown_samples(*settings):
+    return {
+        "suite": FILES.suite_info,
+        "samples": [
+            f for s in settings for f in FILES.setting_manifests("tables", s.name)
+        ],
+    }
 
 
-# More of the suite's videos, of other prompts than Figure 3's: from images, and from text alone.
-for number, setting in sample_figures().items():
+# By name: script, label, input, params.
+FIGURES = {
+    "figure1": (
+        "plot_figure1",
+        "Figure  1",
+        {
+            "experiments": CONFIG.experiments,
+            "table1": FILES.table("table1") + ".csv",
+            "costs": FILES.table("costs") + ".csv",
+            "cache": FILES.path("cache/index.json") if TRAINED else [],
+        },
+        {
+            "seed": SEED,
+            "held_out": TRAIN.validation_clips,
+            "note": captions.describe_setting(FILES),
+        },
+    ),
+    "figure3": (
+        "plot_figure3",
+        "Figure  3",
+        shown_samples(*FILES.compared),
+        {
+            **SHOWN,
+            "models": {
+                s.model: FILES.samples("tables", s.name) for s in FILES.compared
+            },
+            "note": captions.describe_compared(FILES),
+        },
+    ),
+    "figure4": (
+        "plot_attention",
+        "Figure  4",
+        {
+            "tables": expand(rules.attention.output.table, model=COMPARED),
+            "others": expand(rules.attention.output, model=COMPARED),
+        },
+        {"note": captions.describe_analysed(FILES)},
+    ),
+    "figure5": (
+        "plot_drift",
+        "Figure  5",
+        {
+            "tables": expand(rules.drift.output.table, model=COMPARED[1:]),
+            "others": expand(rules.drift.output, model=COMPARED[1:]),
+        },
+        {"note": captions.describe_analysed(FILES)},
+    ),
+    # More of the suite's videos, of other prompts than Figure 3's: from images, and from text.
+    **{
+        f"figure{number}": (
+            "plot_samples",
+            f"Figure {number:>2}",
+            shown_samples(setting),
+            {
+                **SHOWN,
+                "videos": FILES.samples("tables", setting.name),
+                "task": setting.task,
+                "figure": number,
+                "note": captions.describe_setting(FILES),
+            },
+        )
+        for number, setting in FILES.sample_figures.items()
+    },
+    **{
+        f"figure{task.figure}": (
+            "plot_strips",
+            f"Figure {task.figure:>2}",
+            {"samples": FILES.task_manifest(name)},
+            {
+                "videos": FILES.task_videos(name),
+                "title": f"Figure {task.figure}: {task.title}",
+                "note": captions.describe_tasks(FILES),
+            },
+        )
+        for name, task in FILES.tasks.items()
+    },
+    "scores": (
+        "plot_scores",
+        "Scores against alpha, rank, iterations, steps",
+        {
+            "experiments": CONFIG.experiments,
+            "scores": FILES.score_files("tables"),
+            "table2": PUBLISHED[2],
+        },
+        {"study": study_params("tables")},
+    ),
+    "losses": (
+        "plot_losses",
+        "Loss curves",
+        {
+            "training": FILES.run_files("tables", "training.csv"),
+            "validation": FILES.run_files("tables", "validation.csv"),
+        },
+        {},
+    ),
+}
+
+for name in FILES.figures:
+    if name == "contact_sheet":
+        continue
+    script, label, files, values = FIGURES[name]
 
     rule:
         name:
-            f"plot_figure{number}"
+            f"plot_{name}"
         input:
-            experiments=config["experiments"],
-            suite=SUITE_INFO,
-            samples=setting_shards("tables", setting.name),
+            **files,
         output:
-            FIGURES / f"figure{number}.pdf",
+            FILES.figure(name) + ".pdf",
             picture=report(
-                FIGURES / f"figure{number}.png",
-                caption=f"../report/figure{number}.rst",
+                FILES.figure(name) + ".png",
+                caption=f"../report/{name}.rst",
                 category="3. Figures",
-                labels={"what": f"Figure {number:>2}"},
+                labels={"what": label},
             ),
         log:
-            RESULTS / f"logs/plot_figure{number}.log",
+            FILES.log(f"plot_{name}"),
         conda:
             "../../envs/pusa.yaml"
         resources:
             **SMALL,
         params:
-            suite=SUITE,
-            samples=RESULTS / "samples/tables",
-            seed=seed_options(),
-            size=size_options(),
-            counts=subset_options("tables"),
-            task=setting.task,
-            number=number,
-            note=setting_sentence(),
-        shell:
-            "python -m pusa plot-samples {output.picture:q} {params.suite:q} --figure {params.number}"
-            " --task {params.task} --experiments {input.experiments:q} --samples {params.samples:q}"
-            " {params.seed} {params.size} {params.counts} --note {params.note:q} &> {log:q}"
-
-
-for name, task in TASKS.items():
-
-    rule:
-        name:
-            f"plot_figure{task.figure}"
-        input:
-            RESULTS / f"samples/tasks/{name}/videos.csv",
-        output:
-            FIGURES / f"figure{task.figure}.pdf",
-            picture=report(
-                FIGURES / f"figure{task.figure}.png",
-                caption=f"../report/figure{task.figure}.rst",
-                category="3. Figures",
-                labels={"what": f"Figure {task.figure:>2}"},
-            ),
-        log:
-            RESULTS / f"logs/plot_figure{task.figure}.log",
-        conda:
-            "../../envs/pusa.yaml"
-        resources:
-            **SMALL,
-        params:
-            videos=task_videos(name),
-            number=task.figure,
-            title=task.title,
-            note=task_sentence(),
-        shell:
-            "python -m pusa plot-strips {output.picture:q} {params.videos:q}"
-            " --figure {params.number} --title {params.title:q} --note {params.note:q} &> {log:q}"
+            **values,
+            script=script,
+        script:
+            "../scripts/{params.script}.py"
 
 
 rule make_contact_sheet:
     input:
-        experiments=config["experiments"],
-        suite=SUITE_INFO,
-        samples=setting_shards("tables", MAIN.name),
+        **shown_samples(FILES.main),
     output:
-        FIGURES / "contact_sheet.pdf",
+        FILES.figure("contact_sheet") + ".pdf",
         picture=report(
-            FIGURES / "contact_sheet.png",
+            FILES.figure("contact_sheet") + ".png",
             caption="../report/contact_sheet.rst",
             category="4. Videos",
             labels={"what": "Contact sheet, frames"},
         ),
         video=report(
-            FIGURES / "contact_sheet.mp4",
+            FILES.figure("contact_sheet") + ".mp4",
             caption="../report/contact_sheet.rst",
             category="4. Videos",
             labels={"what": "Contact sheet, video"},
         ),
     log:
-        RESULTS / "logs/make_contact_sheet.log",
+        FILES.log("make_contact_sheet"),
     conda:
         "../../envs/pusa.yaml"
     resources:
         **SMALL,
     params:
-        suite=SUITE,
-        samples=RESULTS / "samples/tables",
-        seed=seed_options(),
-        size=size_options(),
-        counts=subset_options("tables"),
-    shell:
-        "python -m pusa contact-sheet {output.picture:q} {params.suite:q}"
-        " --experiments {input.experiments:q} --samples {params.samples:q}"
-        " {params.seed} {params.size} {params.counts} &> {log:q}"
+        **SHOWN,
+        videos=FILES.samples("tables", FILES.main.name),
+        title=FILES.main.label,
+    script:
+        "../scripts/make_contact_sheet.py"
+
+
+# All figures that the configuration allows, and what they are drawn from.
+FIGURE_FILES = [
+    *(FILES.figure(name) + kind for name in FILES.figures for kind in (".png", ".pdf")),
+    FILES.figure("contact_sheet") + ".mp4",
+    *TASK_MANIFESTS,
+    *expand(rules.attention.output, model=COMPARED),
+    *expand(rules.drift.output, model=COMPARED[1:]),
+]

@@ -1,288 +1,279 @@
-# Tables, effects, overview and pages of videos, which the HTML report (`snakemake --report`) shows.
-import json
+# Tables, claims, effects, overview and pages of videos, which the HTML report (`snakemake --report`)
+# shows.
+CAPTION = captions.describe_scale(FILES, "tables")
+SEED = TRAIN.seed if TRAINED else None
+
+
+def study_params(study):
+    """What scripts read the scores of a study by."""
+    return {
+        "sheet": CONFIG.experiments,
+        "folder": FILES.path("scores", study),
+        "seed": SEED,
+        "subset": FILES.subset(study),
+    }
 
 
 rule make_tables:
     input:
-        experiments=config["experiments"],
-        scores=score_files("tables"),
+        experiments=CONFIG.experiments,
+        scores=FILES.score_files("tables"),
         table1=PUBLISHED[1],
         table2=PUBLISHED[2],
-        costs=RESULTS / "tables/costs.csv",
+        costs=FILES.table("costs") + ".csv",
     output:
-        multiext(str(RESULTS / "tables/table1"), ".csv", ".md", ".tex"),
-        multiext(str(RESULTS / "tables/table2"), ".csv", ".md", ".tex"),
+        multiext(FILES.table("table1"), ".csv", ".md", ".tex"),
+        multiext(FILES.table("table2"), ".csv", ".md", ".tex"),
         table1=report(
-            RESULTS / "tables/table1.html",
+            FILES.table("table1") + ".html",
             caption="../report/table1.rst",
             category="1. Tables",
             labels={"what": "Table 1"},
         ),
         table2=report(
-            RESULTS / "tables/table2.html",
+            FILES.table("table2") + ".html",
             caption="../report/table2.rst",
             category="1. Tables",
             labels={"what": "Table 2"},
         ),
     log:
-        RESULTS / "logs/make_tables.log",
+        FILES.log("make_tables"),
     conda:
         "../../envs/pusa.yaml"
     resources:
         **SMALL,
     params:
-        folder=RESULTS / "tables",
-        scores=RESULTS / "scores/tables",
-        seed=seed_options(),
-        scale=scale_sentence("tables"),
-        subset=subset_options("tables"),
-    shell:
-        "python -m pusa tables {params.folder:q} --experiments {input.experiments:q}"
-        " --scores {params.scores:q} {params.seed} --table1 {input.table1:q}"
-        " --table2 {input.table2:q} --costs {input.costs:q} {params.subset}"
-        " --scale {params.scale:q} &> {log:q}"
+        study=study_params("tables"),
+        caption=CAPTION,
+    script:
+        "../scripts/make_tables.py"
 
 
-rule audit_tables:
+rule audit:
     input:
-        experiments=config["experiments"],
+        experiments=CONFIG.experiments,
         table1=PUBLISHED[1],
         table2=PUBLISHED[2],
     output:
-        multiext(str(RESULTS / "tables/audit"), ".csv", ".md"),
+        multiext(FILES.table("audit"), ".csv", ".md"),
         html=report(
-            RESULTS / "tables/audit.html",
+            FILES.table("audit") + ".html",
             caption="../report/audit.rst",
             category="1. Tables",
             labels={"what": "Audit of the published tables"},
         ),
     log:
-        RESULTS / "logs/audit_tables.log",
+        FILES.log("audit"),
     conda:
         "../../envs/pusa.yaml"
     resources:
         **SMALL,
-    params:
-        seed=seed_options(),
     shell:
         "python -m pusa audit {output.html:q} --table1 {input.table1:q} --table2 {input.table2:q}"
-        " --experiments {input.experiments:q} {params.seed} &> {log:q}"
+        " --experiments {input.experiments:q} &> {log:q}"
 
 
-rule check_claims:
+rule claims:
     input:
         claims="config/claims.yaml",
-        experiments=config["experiments"],
-        scores=score_files("tables"),
+        experiments=CONFIG.experiments,
+        scores=FILES.score_files("tables"),
         table1=PUBLISHED[1],
         table2=PUBLISHED[2],
     output:
-        multiext(str(RESULTS / "tables/claims"), ".csv", ".md"),
+        multiext(FILES.table("claims"), ".csv", ".md"),
         html=report(
-            RESULTS / "tables/claims.html",
+            FILES.table("claims") + ".html",
             caption="../report/claims.rst",
             category="2. The paper's claims",
             labels={"what": "Claims, on the published numbers and on this run's"},
         ),
     log:
-        RESULTS / "logs/check_claims.log",
+        FILES.log("claims"),
     conda:
         "../../envs/pusa.yaml"
     resources:
         **SMALL,
     params:
-        scores=RESULTS / "scores/tables",
-        seed=seed_options(),
-        scale=scale_sentence("tables"),
-        subset=subset_options("tables"),
+        scores=FILES.path("scores/tables"),
+        seed=["--train-seed", SEED] if TRAINED else [],
+        subset=json.dumps(FILES.subset("tables")),
+        caption=CAPTION,
     shell:
-        "python -m pusa check-claims {output.html:q} {input.claims:q}"
+        "python -m pusa claims {output.html:q} {input.claims:q}"
         " --experiments {input.experiments:q} --scores {params.scores:q} {params.seed}"
-        " --table1 {input.table1:q} --table2 {input.table2:q} {params.subset}"
-        " --scale {params.scale:q} &> {log:q}"
+        " --table1 {input.table1:q} --table2 {input.table2:q} --subset {params.subset:q}"
+        " --caption {params.caption:q} &> {log:q}"
 
 
 rule measure_costs:
     input:
-        benchmark_files(),
-        lora_logs("tables", "training.csv"),
+        FILES.benchmarks,
+        FILES.run_files("tables", "training.csv"),
     output:
-        RESULTS / "tables/costs.csv",
+        FILES.table("costs") + ".csv",
     log:
-        RESULTS / "logs/measure_costs.log",
+        FILES.log("measure_costs"),
     conda:
         "../../envs/pusa.yaml"
     resources:
         **SMALL,
     params:
-        benchmarks=RESULTS / "benchmarks",
-        runs=[word for run in lora_logs("tables", "") for word in ("--run", run)],
-        main_run=MAIN.run,
-        gpus=" ".join(f"--gpus {stage}={n}" for stage, n in gpus_of_stages().items()),
-        price=(
-            f"--usd-per-gpu-hour {config['cost']['usd_per_gpu_hour']}"
-            if "usd_per_gpu_hour" in config["cost"]
-            else ""
-        ),
-    shell:
-        "python -m pusa measure-costs {output:q} --benchmarks {params.benchmarks:q}"
-        " {params.runs:q} --main-run {params.main_run:q} {params.gpus} {params.price} &> {log:q}"
+        benchmarks=FILES.path("benchmarks"),
+        runs=[FILES.trained(run) for run in FILES.runs_of("tables")],
+        main_run=FILES.main.run,
+        gpus=FILES.gpus,
+        usd_per_gpu_hour=CONFIG.cost.usd_per_gpu_hour,
+    script:
+        "../scripts/measure_costs.py"
 
 
 rule record_provenance:
     input:
         tables=rules.make_tables.output,
-        costs=rules.measure_costs.output,
-        manifests=manifests("tables"),
-        scores=score_files("tables"),
-        runs=lora_logs("tables", "run.json"),
-        downloads=downloads(),
+        costs=rules.measure_costs.output[0],
+        manifests=FILES.manifests("tables"),
+        scores=FILES.score_files("tables"),
+        runs=FILES.run_files("tables", "run.json"),
+        downloads=FILES.downloads,
     output:
-        multiext(str(RESULTS / "tables/provenance"), ".json", ".md"),
-        report(
-            RESULTS / "tables/provenance.html",
+        multiext(FILES.table("provenance"), ".json", ".md"),
+        html=report(
+            FILES.table("provenance") + ".html",
             caption="../report/provenance.rst",
             category="5. Provenance",
             labels={"what": "Where the numbers come from"},
         ),
     log:
-        RESULTS / "logs/record_provenance.log",
+        FILES.log("record_provenance"),
     conda:
         "../../envs/pusa.yaml"
     resources:
         **SMALL,
     params:
-        out=RESULTS / "tables/provenance",
-        config=json.dumps(config),
-        benchmarks=RESULTS / "benchmarks",
-        samples=RESULTS / "samples/tables",
-        scores=RESULTS / "scores/tables",
-        runs=[word for run in lora_logs("tables", "") for word in ("--run", run)],
-        downloads=[word for file in downloads() for word in ("--download-record", file)],
-    shell:
-        "python -m pusa record-provenance {params.out:q} --config {params.config:q}"
-        " --costs {input.costs:q} --benchmarks {params.benchmarks:q}"
-        " --samples {params.samples:q} --scores {params.scores:q} {params.runs:q}"
-        " {params.downloads:q} &> {log:q}"
+        config=CONFIG.model_dump(),
+        benchmarks=FILES.path("benchmarks"),
+    script:
+        "../scripts/record_provenance.py"
 
 
 rule measure_effects:
     input:
-        experiments=config["experiments"],
-        scores=lambda wildcards: score_files(wildcards.study),
-        losses=lambda wildcards: lora_logs(wildcards.study, "validation.csv"),
+        experiments=CONFIG.experiments,
+        scores=lambda wildcards: FILES.score_files(wildcards.study),
+        losses=lambda wildcards: FILES.run_files(wildcards.study, "validation.csv"),
     output:
-        csv=RESULTS / "effects/{study}.csv",
-        markdown=RESULTS / "effects/{study}.md",
+        multiext(FILES.path("effects/{study}"), ".csv", ".md"),
         html=report(
-            RESULTS / "effects/{study}.html",
+            FILES.path("effects/{study}.html"),
             caption="../report/effects.rst",
             category="2. The paper's claims",
             labels={"what": "Effects ({study})"},
         ),
     log:
-        RESULTS / "logs/measure_effects/{study}.log",
+        FILES.log("measure_effects", "{study}"),
     conda:
         "../../envs/pusa.yaml"
     resources:
         **SMALL,
     params:
-        scores=lambda wildcards: RESULTS / "scores" / wildcards.study,
-        runs=RESULTS / "lora",
-        seed=seed_options(),
-        seeds=lambda wildcards: effect_seed_options(wildcards.study),
-        subset=lambda wildcards: subset_options(wildcards.study),
-        scale=lambda wildcards: scale_sentence(wildcards.study),
-    shell:
-        "python -m pusa effects {output.csv:q} --experiments {input.experiments:q}"
-        " --scores {params.scores:q} --runs {params.runs:q} {params.seed}"
-        " {params.seeds} {params.subset} --scale {params.scale:q} &> {log:q}"
+        study=lambda wildcards: study_params(wildcards.study),
+        # The tables have one training seed; the effects name theirs.
+        seeds=lambda wildcards: (
+            CONFIG.effects.seeds if wildcards.study == "effects" else None
+        ),
+        runs=FILES.path("trained"),
+        caption=lambda wildcards: captions.describe_scale(FILES, wildcards.study),
+    script:
+        "../scripts/measure_effects.py"
 
 
 rule make_overview:
     input:
         tables=rules.make_tables.output,
-        claims=rules.check_claims.output,
+        claims=rules.claims.output,
         costs=rules.measure_costs.output,
         provenance=rules.record_provenance.output,
-        effects=RESULTS / "effects/tables.csv",
+        effects=FILES.path("effects/tables.csv"),
     output:
-        RESULTS / "tables/overview.md",
+        FILES.table("overview") + ".md",
         html=report(
-            RESULTS / "tables/overview.html",
+            FILES.table("overview") + ".html",
             caption="../report/overview.rst",
             category="0. Overview",
             labels={"what": "Overview"},
         ),
     log:
-        RESULTS / "logs/make_overview.log",
+        FILES.log("make_overview"),
     conda:
         "../../envs/pusa.yaml"
     resources:
         **SMALL,
     params:
-        tables=RESULTS / "tables",
-        scale=scale_sentence("tables"),
-    shell:
-        "python -m pusa overview {output.html:q} --tables {params.tables:q}"
-        " --effects {input.effects:q} --scale {params.scale:q} &> {log:q}"
+        tables=FILES.path("tables"),
+        caption=CAPTION,
+    script:
+        "../scripts/make_overview.py"
 
 
-TASK_MANIFESTS = expand(RESULTS / "samples/tasks/{task}/videos.csv", task=TASKS)
-TABLE1 = EXPERIMENTS.loc[EXPERIMENTS["table"] == "1", "setting"]
-# Pages of the report by the lists of their videos: of a video itself it would show no more than a
-# link to save it.
+TASK_MANIFESTS = [FILES.task_manifest(task) for task in FILES.tasks]
+TABLE1 = FILES.experiments.loc[FILES.experiments["table"] == "1", "setting"]
+# Pages of the report by the lists of their videos, with their titles: of a video itself it would
+# show no more than a link to save it.
 VIDEO_PAGES = {
-    "models": [f for setting in TABLE1 for f in setting_shards("tables", setting.name)],
-    **({"tasks": TASK_MANIFESTS} if TASKS else {}),
-}
-VIDEO_TITLES = {
-    "models": "The same image and prompt through every model of Table 1",
-    "tasks": "The tasks of Figures 7 to 12",
+    "models": (
+        [f for s in TABLE1 for f in FILES.setting_manifests("tables", s.name)],
+        "The same image and prompt through every model of Table 1",
+    ),
+    **(
+        {"tasks": (TASK_MANIFESTS, "The tasks of Figures 7 to 12")}
+        if TASK_MANIFESTS
+        else {}
+    ),
 }
 
 
-rule make_video_page:
+def folders_of(wildcards, input):
+    return list(dict.fromkeys(str(Path(file).parent) for file in input))
+
+
+rule gallery_page:
     input:
-        lambda wildcards: VIDEO_PAGES[wildcards.page],
+        lambda wildcards: VIDEO_PAGES[wildcards.page][0],
     output:
         report(
-            RESULTS / "figures/videos_{page}.html",
+            FILES.figure("videos_{page}") + ".html",
             caption="../report/videos.rst",
             category="4. Videos",
-            labels=lambda wildcards: {"what": VIDEO_TITLES[wildcards.page]},
+            labels=lambda wildcards: {"what": VIDEO_PAGES[wildcards.page][1]},
         ),
     log:
-        RESULTS / "logs/make_video_page/{page}.log",
+        FILES.log("gallery_page", "{page}"),
     conda:
         "../../envs/pusa.yaml"
     resources:
         **SMALL,
     params:
-        title=lambda wildcards: VIDEO_TITLES[wildcards.page],
-        folders=lambda wildcards, input: list(
-            dict.fromkeys(Path(f).parent for f in input)
-        ),
+        title=lambda wildcards: VIDEO_PAGES[wildcards.page][1],
+        folders=folders_of,
     shell:
         "python -m pusa gallery {output:q} {params.folders:q} --title {params.title:q} &> {log:q}"
 
 
-rule make_gallery:
+rule gallery:
     input:
-        manifests("tables"),
+        FILES.manifests("tables"),
         TASK_MANIFESTS,
     output:
-        directory(RESULTS / "gallery"),
+        directory(FILES.path("gallery")),
     log:
-        RESULTS / "logs/make_gallery.log",
+        FILES.log("gallery"),
     conda:
         "../../envs/pusa.yaml"
     resources:
         **SMALL,
     params:
-        title=f"Videos of {RESULTS}",
-        folders=lambda wildcards, input: list(
-            dict.fromkeys(Path(f).parent for f in input)
-        ),
+        title=f"Videos of {CONFIG.results}",
+        folders=folders_of,
     shell:
         "python -m pusa gallery {output:q} {params.folders:q} --title {params.title:q} &> {log:q}"

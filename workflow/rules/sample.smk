@@ -1,19 +1,65 @@
-# Videos of the prompt suite, one job per setting and shard. Only the manifest is an output:
-# videos lie beside it, so that an interrupted job keeps those it finished.
-rule sample_videos:
+# Videos of the prompt suite, one job per setting and shard, and of the paper's zero-shot tasks, one
+# job per task. Only the list of videos is an output: they lie beside it, so that an interrupted job
+# keeps those it finished.
+from pusa.config import SuiteSettings, VideoSettings, Weights
+
+
+def suite_settings(wildcards):
+    """What the videos of a setting are made with; Wan-I2V has a guidance of its own."""
+    setting = setting_of(wildcards)
+    section = CONFIG.baseline if setting.model == WAN_I2V else CONFIG.sample
+    return CONFIG.sample.part(
+        SuiteSettings,
+        **CONFIG.clip.part(Size).model_dump(),
+        task=setting.task,
+        steps=setting.steps,
+        guidance_scale=section.guidance_scale,
+    ).model_dump_json()
+
+
+def transformer_options(wildcards):
+    """Wan-I2V is sampled as a whole, by diffusers' own pipeline."""
+    folder = FILES.setting_transformer(wildcards.study, setting_of(wildcards))
+    return ["--transformer", folder] if folder else []
+
+
+# How videos of the main setting are sampled by the pipeline.
+MAIN_VIDEO = CONFIG.sample.part(
+    VideoSettings, **CONFIG.clip.part(Size).model_dump(), steps=FILES.main.steps
+).model_dump_json()
+
+
+def pipeline_weights(*loras, transformer=None):
+    return Weights(
+        lora=list(loras), transformer=transformer, dtype=CONFIG.sample.dtype
+    ).model_dump_json()
+
+
+# Of the main setting: a LoRA that is not merged, or a whole transformer.
+MAIN_WEIGHTS = (
+    pipeline_weights(transformer=FILES.main_weights)
+    if FILES.main.rank is None
+    else pipeline_weights(f"{FILES.main_weights}:{FILES.main.alpha}")
+)
+
+
+rule sample_suite:
     input:
-        suite=SUITE_INFO,
-        prompts=RESULTS / "cache/prompts.safetensors",
-        model=lambda wildcards: model_of(wildcards) / "model_index.json",
-        adapted=adapted_weights,
+        suite=FILES.suite_info,
+        prompts=FILES.path("cache/prompts.safetensors"),
+        model=lambda wildcards: FILES.setting_model(setting_of(wildcards))
+        + "/model_index.json",
+        weights=lambda wildcards: FILES.setting_weights(
+            wildcards.study, setting_of(wildcards)
+        ),
         # What scores the videos is looked at before days are spent on making them.
-        checked=ancient(RESULTS / "scores/vbench_checked") if VBENCH else [],
+        checked=ancient(FILES.path("scores/vbench_checked")) if VBENCH else [],
     output:
-        RESULTS / "samples/{study}/{setting}/shard{shard}.csv",
+        FILES.manifest("{study}", "{setting}", "{shard}"),
     log:
-        RESULTS / "logs/sample_videos/{study}/{setting}/shard{shard}.log",
+        FILES.log("sample_suite", "{study}", "{setting}", "shard{shard}"),
     benchmark:
-        RESULTS / "benchmarks/sample_videos/{study}/{setting}/shard{shard}.tsv"
+        FILES.benchmark("sample_suite", "{study}", "{setting}", "shard{shard}")
     conda:
         "../../envs/pusa.yaml"
     threads: on(gpu=4, cpu=1)
@@ -27,20 +73,65 @@ rule sample_videos:
         ),
     params:
         suite=SUITE,
-        model=model_of,
+        model=lambda wildcards: FILES.setting_model(setting_of(wildcards)),
         transformer=transformer_options,
-        counts=lambda wildcards: count_options(
-            sampled_prompts(wildcards.study, wildcards.setting)
+        settings=suite_settings,
+        counts=lambda wildcards: json.dumps(
+            FILES.sampled(wildcards.study, wildcards.setting)
         ),
-        setting=setting_options,
-        shards=lambda wildcards: shards(wildcards.study, wildcards.setting),
-        size=clip_options(),
-        options=(
-            f"--samples {SAMPLE['samples']} --batch-size {SAMPLE['batch_size']}"
-            f" --shift {SAMPLE['shift']} --seed {SAMPLE['seed']} --dtype {SAMPLE['dtype']} --device {config['device']}"
-        ),
+        shards=lambda wildcards: FILES.shards(wildcards.study, wildcards.setting),
+        device=CONFIG.device,
     shell:
         "python -m pusa sample-suite {params.suite:q} {params.model:q} {output:q}"
-        " {params.transformer:q} --prompts {input.prompts:q} {params.counts}"
-        " {params.setting} --shard {wildcards.shard} --shards {params.shards}"
-        " {params.size} {params.options} &> {log:q}"
+        " {params.transformer:q} --prompts {input.prompts:q} --settings {params.settings:q}"
+        " --counts {params.counts:q} --shard {wildcards.shard} --shards {params.shards}"
+        " --device {params.device} &> {log:q}"
+
+
+if FILES.tasks:
+
+    rule sample_task:
+        input:
+            dataset=f"{FILES.task_dataset}/metadata.csv",
+            cache=[] if CONFIG.tasks.dataset else FILES.path("cache/index.json"),
+            model=f"{MODEL}/model_index.json",
+            adapted=FILES.main_weights,
+            negative_prompt=NEGATIVE_PROMPT,
+        output:
+            FILES.task_manifest("{task}"),
+        log:
+            FILES.log("sample_task", "{task}"),
+        benchmark:
+            FILES.benchmark("sample_task", "{task}")
+        conda:
+            "../../envs/pusa.yaml"
+        threads: on(gpu=4, cpu=1)
+        resources:
+            gpu=on(gpu=1, cpu=0),
+            cpus_per_gpu=on(gpu=4, cpu=0),
+            mem_mb=on(gpu=96_000, cpu=0),  # transformer, text encoder and VAE at once
+            runtime=on(gpu=240, cpu=60),
+        params:
+            dataset=FILES.task_dataset,
+            model=MODEL,
+            clips=FILES.task_clips,
+            # Which clips of the folder: all, or those that training left out, by the cache.
+            held_out=(
+                []
+                if CONFIG.tasks.dataset
+                else [
+                    "--cache",
+                    FILES.path("cache"),
+                    "--held-out",
+                    CONFIG.train.validation_clips,
+                ]
+            ),
+            weights=MAIN_WEIGHTS,
+            settings=MAIN_VIDEO,
+            negative=negative_prompt_options,
+            device=CONFIG.device,
+        shell:
+            "python -m pusa sample-task {wildcards.task} {params.dataset:q} {params.model:q}"
+            " {output:q} --clips {params.clips} {params.held_out:q}"
+            " --weights {params.weights:q} --settings {params.settings:q} {params.negative:q}"
+            " --device {params.device} &> {log:q}"

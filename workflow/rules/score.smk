@@ -1,125 +1,119 @@
 # Nine scores per video, gathered into a file per setting. A job scores what one or several sampling
 # jobs made: by VBench's own code on one dimension, in an environment of its own, or by weight-free
 # measures on all of them at once.
+from snakemake.settings.types import DeploymentMethod
+
+CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
+# Of VBench's conda environment, or of its virtual one.
+VBENCH_PYTHON = "python" if CONDA else f"{CONFIG.score.environment}/bin/python"
+
+
+def scored_manifests(wildcards):
+    """The lists of the videos that a scoring job takes: whole sampling jobs."""
+    place = (wildcards.study, wildcards.setting)
+    return FILES.setting_manifests(*place)[
+        int(wildcards.shard) :: FILES.score_shards(*place)
+    ]
+
+
 if VBENCH:
 
     # Days of sampling lie between the start and the first score, so what scoring needs is looked
     # at first.
     rule check_vbench:
         input:
-            suite=SUITE_INFO,
-            weights=WEIGHTS / "download.json",
+            suite=FILES.suite_info,
+            weights=f"{CONFIG.score.weights}/download.json",
         output:
-            touch(RESULTS / "scores/vbench_checked"),
+            touch(FILES.path("scores/vbench_checked")),
         log:
-            RESULTS / "logs/check_vbench.log",
+            FILES.log("check_vbench"),
         priority: 100
         retries: 0
         localrule: True
         conda:
             "../../envs/vbench.yaml"
         params:
-            python=vbench_python(),
+            python=VBENCH_PYTHON,
             suite=SUITE,
-            weights=WEIGHTS,
-            options=f"{size_options()} --samples {SAMPLE['samples']}",
-            missing=f"error: {vbench_python()} does not exist: VBench runs in an environment of its "
+            weights=CONFIG.score.weights,
+            size=IMAGE_SIZE,
+            samples=CONFIG.sample.samples,
+            missing=f"error: {VBENCH_PYTHON} does not exist: VBench runs in an environment of its "
             "own, which `make vbench` makes in .venv-vbench; score.environment says where it is",
         shell:
             "(command -v {params.python:q} > /dev/null || {{ echo {params.missing:q}; exit 1; }};"
             " {params.python:q} -m pusa check-vbench {params.suite:q} --weights {params.weights:q}"
-            " {params.options}) 2>&1 | tee {log:q}"
+            " --size {params.size:q} --samples {params.samples}) 2>&1"
+            " | tee {log:q}"
 
-    rule score_videos:
-        input:
-            suite=SUITE_INFO,
-            checked=RESULTS / "scores/vbench_checked",
-            manifests=scored_manifests,
-        output:
-            multiext(
-                str(RESULTS / "scores/{study}/{setting}/{dimension}/shard{shard}"),
-                csv=".csv",
-                record=".json",
-            ),
-        log:
-            RESULTS / "logs/score_videos/{study}/{setting}/{dimension}/shard{shard}.log",
-        benchmark:
-            RESULTS
-            / "benchmarks/score_videos/{study}/{setting}/{dimension}/shard{shard}.tsv"
-        conda:
-            "../../envs/vbench.yaml"
-        threads: on(gpu=4, cpu=1)
-        resources:
-            gpu=on(gpu=1, cpu=0),
-            cpus_per_gpu=on(gpu=4, cpu=0),
-            mem_mb=on(gpu=32_000, cpu=0),
-            runtime=on(gpu=480, cpu=240),
-        params:
-            python=vbench_python(),
-            suite=SUITE,
-            weights=WEIGHTS,
-            size=clip_options(),
-            device=config["device"],
-        shell:
-            "{params.python:q} -W ignore -m pusa score-vbench {params.suite:q} {output.csv:q}"
-            " {input.manifests:q} --dimension {wildcards.dimension} --weights {params.weights:q}"
-            " {params.size} --device {params.device} &> {log:q}"
 
-else:
-
-    rule score_videos:
-        input:
-            suite=SUITE_INFO,
-            manifests=scored_manifests,
-        output:
-            multiext(
-                str(RESULTS / "scores/{study}/{setting}/{dimension}/shard{shard}"),
-                csv=".csv",
-                record=".json",
-            ),
-        log:
-            RESULTS / "logs/score_videos/{study}/{setting}/{dimension}/shard{shard}.log",
-        benchmark:
-            RESULTS
-            / "benchmarks/score_videos/{study}/{setting}/{dimension}/shard{shard}.tsv"
-        conda:
-            "../../envs/pusa.yaml"
-        resources:
-            mem_mb=on(gpu=8_000, cpu=0),  # one video at a time
-            runtime=on(gpu=240, cpu=60),
-        params:
-            suite=SUITE,
-            size=clip_options(),
-        shell:
-            "python -m pusa score {params.suite:q} {output.csv:q} {input.manifests:q}"
-            " {params.size} &> {log:q}"
+rule score_videos:
+    input:
+        suite=FILES.suite_info,
+        checked=FILES.path("scores/vbench_checked") if VBENCH else [],
+        manifests=scored_manifests,
+    output:
+        multiext(
+            FILES.score_shard(
+                "{study}", "{setting}", "{dimension}", "{shard}"
+            ).removesuffix(".csv"),
+            csv=".csv",
+            record=".json",
+        ),
+    log:
+        FILES.log("score_videos", "{study}", "{setting}", "{dimension}", "shard{shard}"),
+    benchmark:
+        FILES.benchmark(
+            "score_videos", "{study}", "{setting}", "{dimension}", "shard{shard}"
+        )
+    conda:
+        "../../envs/vbench.yaml" if VBENCH else "../../envs/pusa.yaml"
+    threads: on(gpu=4, cpu=1) if VBENCH else 1
+    resources:
+        gpu=on(gpu=1, cpu=0) if VBENCH else 0,
+        cpus_per_gpu=on(gpu=4, cpu=0) if VBENCH else 0,
+        mem_mb=on(gpu=32_000 if VBENCH else 8_000, cpu=0),  # one video at a time
+        runtime=on(gpu=480, cpu=240) if VBENCH else on(gpu=240, cpu=60),
+    params:
+        python=f"{VBENCH_PYTHON} -W ignore" if VBENCH else "python",
+        suite=SUITE,
+        size=SIZE,
+        vbench=lambda wildcards: (
+            f"--dimension {wildcards.dimension} --device {CONFIG.device} --weights"
+            if VBENCH
+            else ""
+        ),
+        weights=[CONFIG.score.weights] if VBENCH else [],
+    shell:
+        "{params.python} -m pusa score {params.suite:q} {output.csv:q} {input.manifests:q}"
+        " --size {params.size:q} {params.vbench} {params.weights:q} &> {log:q}"
 
 
 rule gather_scores:
     input:
-        suite=SUITE_INFO,
-        manifests=lambda wildcards: setting_shards(wildcards.study, wildcards.setting),
-        scores=lambda wildcards: score_shards(wildcards.study, wildcards.setting),
+        suite=FILES.suite_info,
+        manifests=lambda wildcards: FILES.setting_manifests(
+            wildcards.study, wildcards.setting
+        ),
+        scores=lambda wildcards: FILES.setting_score_shards(
+            wildcards.study, wildcards.setting
+        ),
         records=lambda wildcards: [
-            file.with_suffix(".json")
-            for file in score_shards(wildcards.study, wildcards.setting)
+            file.removesuffix(".csv") + ".json"
+            for file in FILES.setting_score_shards(wildcards.study, wildcards.setting)
         ],
     output:
-        multiext(str(RESULTS / "scores/{study}/{setting}"), csv=".csv", record=".json"),
+        scores=FILES.score_file("{study}", "{setting}"),
+        record=FILES.score_file("{study}", "{setting}").removesuffix(".csv") + ".json",
     log:
-        RESULTS / "logs/gather_scores/{study}/{setting}.log",
+        FILES.log("gather_scores", "{study}", "{setting}"),
     localrule: True
     conda:
         "../../envs/pusa.yaml"
     params:
         suite=SUITE,
-        samples=SAMPLE["samples"],
-        counts=lambda wildcards: count_options(
-            sampled_prompts(wildcards.study, wildcards.setting)
-        ),
-        scores=lambda wildcards, input: [
-            word for file in input.scores for word in ("--scores", file)
-        ],
-    shell:
-        "python -m pusa gather-scores {params.suite:q} {output.csv:q} {input.manifests:q}"
-        " {params.scores:q} --samples {params.samples} {params.counts} &> {log:q}"
+        samples=CONFIG.sample.samples,
+        counts=lambda wildcards: FILES.sampled(wildcards.study, wildcards.setting),
+    script:
+        "../scripts/gather_scores.py"

@@ -1,0 +1,396 @@
+"""What a configuration makes, and where it lies: runs, settings, shards and figures as files.
+
+Every path is a string, with Snakemake's wildcards (``"{setting}"``) where they are given as
+arguments. Nothing is read or written but the configuration's own files.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from pusa.config import Config, TrainSettings, prompt_counts
+from pusa.data.suite import INFO_FILE
+from pusa.experiments import (
+    AS_THEY_ARE,
+    BASE,
+    WAN_I2V,
+    Run,
+    Setting,
+    base_setting,
+    check_available,
+    check_published,
+    main_setting,
+    prompt_sets,
+    read_experiments,
+    require_base,
+    settings_over_seeds,
+    training_runs,
+    unique_settings,
+)
+from pusa.models.folder import check_baseline_folder, check_model_folder
+from pusa.sample.tasks import Task, tasks_for
+from pusa.score.arithmetic import NAMES
+
+PUBLISHED = {number: f"config/published/table{number}.csv" for number in (1, 2)}
+CLAIMS = "config/claims.yaml"
+DOWNLOADED = "download.json"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files of one configuration, and the counts that decide how many there are.
+
+    Two studies share everything: ``tables``, and ``effects`` over several training seeds.
+    """
+
+    config: Config
+    experiments: pd.DataFrame  # from `read_experiments`
+
+    # What is made
+
+    @cached_property
+    def settings(self) -> dict[str, dict[str, Setting]]:
+        """The settings of each study, by name."""
+        return {
+            "tables": unique_settings(self.experiments),
+            "effects": settings_over_seeds(self.experiments, self.config.effects.seeds),
+        }
+
+    @cached_property
+    def main(self) -> Setting:
+        """The setting of Table 1's group ``ours``."""
+        return main_setting(self.experiments)
+
+    @cached_property
+    def prompts(self) -> dict[str, dict[str, int]]:
+        """Prompts of each kind: ``all``, of the ``subset``, and for the ``effects``."""
+        return prompt_counts(self.config)
+
+    @cached_property
+    def runs(self) -> dict[str, Run]:
+        """All training runs by name; none if the LoRA was released."""
+        return training_runs(s for study in self.settings.values() for s in study.values())
+
+    def runs_of(self, study: str) -> list[str]:
+        """Names of a study's runs."""
+        return list(training_runs(self.settings[study].values()))
+
+    @cached_property
+    def compared(self) -> list[Setting]:
+        """What figures compare: the base, Wan-I2V where the sheet has it, the adapted model."""
+        settings = self.settings["tables"].values()
+        baseline = [s for s in settings if s.model == WAN_I2V]
+        return [base_setting(self.main), *baseline[:1], self.main]
+
+    @property
+    def has_baseline(self) -> bool:
+        """Whether the sheet asks for Wan-I2V, which the paper compares with."""
+        return any(s.model == WAN_I2V for s in self.compared)
+
+    @property
+    def trains_baseline(self) -> bool:
+        """Whether Wan-I2V is a tiny one, trained here."""
+        return self.has_baseline and self.config.baseline.source == "tiny"
+
+    @cached_property
+    def tasks(self) -> dict[str, Task]:
+        """The tasks of Figures 7 to 12; none without clips to take given frames from."""
+        return tasks_for(self.config.clip.frames) if self.task_clips else {}
+
+    @property
+    def task_dataset(self) -> str | None:
+        """The folder of the clips that tasks take given frames from."""
+        config = self.config
+        if config.tasks.dataset is not None:
+            return config.tasks.dataset
+        if not config.is_trained or config.cache.source == "released":
+            return None  # there are no clips to decode
+        return config.dataset.path if config.train.validation_clips else None
+
+    @property
+    def task_clips(self) -> int:
+        """Clips, and so videos, of each task."""
+        if self.task_dataset is None:
+            return 0
+        if self.config.tasks.dataset is not None:
+            return self.config.tasks.clips
+        return min(self.config.tasks.clips, self.config.train.validation_clips)
+
+    @property
+    def dimensions(self) -> list[str]:
+        """Jobs that score one and the same videos: VBench's nine, each with networks of its own."""
+        return list(NAMES) if self.config.score.scorer == "vbench" else ["all"]
+
+    def train_settings(self, run: Run) -> TrainSettings:
+        """What a run is trained with."""
+        train = self.config.train
+        return train.part(
+            TrainSettings,
+            rank=run.rank,
+            seed=run.seed,
+            iterations=list(run.iterations),
+            p_async=train.models[run.model].p_async,
+        )
+
+    def subset(self, study: str) -> dict[str, int]:
+        """Prompts on which the settings of a study are compared."""
+        return self.prompts["subset" if study == "tables" else "effects"]
+
+    def sampled(self, study: str, name: str) -> dict[str, int]:
+        """Prompts of each kind that a setting is sampled on."""
+        if study == "effects":
+            return self.prompts["effects"]
+        return self.prompts[prompt_sets(self.experiments)[name]]
+
+    def videos(self, study: str, name: str) -> int:
+        """Videos of a setting."""
+        return self.config.sample.samples * sum(self.sampled(study, name).values())
+
+    def shards(self, study: str, name: str) -> int:
+        """Sampling jobs of a setting; each has whole prompts, with all of their samples."""
+        jobs = -(-self.videos(study, name) // self.config.sample.videos_per_job)
+        return min(jobs, sum(self.sampled(study, name).values()))
+
+    def score_shards(self, study: str, name: str) -> int:
+        """Scoring jobs of a setting for each dimension; each scores whole sampling jobs."""
+        jobs = -(-self.videos(study, name) // self.config.score.videos_per_job)
+        return min(jobs, self.shards(study, name))
+
+    # Where it lies
+
+    def path(self, *parts: str) -> str:
+        """A file or folder of the results."""
+        return "/".join([self.config.results, *parts])
+
+    def log(self, rule: str, *job: str) -> str:
+        """Log of a rule's only job, or of one of its jobs."""
+        return self.path("logs", *[rule, *job][:-1], f"{[rule, *job][-1]}.log")
+
+    def benchmark(self, rule: str, *job: str) -> str:
+        """Snakemake's benchmark of a rule's only job, or of one of its jobs."""
+        return self.path("benchmarks", *[rule, *job][:-1], f"{[rule, *job][-1]}.tsv")
+
+    @property
+    def suite_info(self) -> str:
+        """The suite's list of prompts, which stands for the suite."""
+        return f"{self.config.suite.path}/{INFO_FILE}"
+
+    @property
+    def transformer(self) -> str:
+        """The base's own transformer."""
+        return f"{self.config.model.path}/transformer"
+
+    @property
+    def downloads(self) -> list[str]:
+        """The record of every download that the workflow needs."""
+        config = self.config
+        needed = {
+            config.model.path: config.model.source == "hub",
+            config.lora.path: not config.is_trained and config.lora.repo is not None,
+            config.suite.path: config.suite.source == "vbench",
+            config.score.weights: config.score.scorer == "vbench",
+        }
+        if config.is_trained:
+            needed[config.dataset.path] = config.dataset.source == "hub"
+        if self.has_baseline:
+            needed[config.baseline.path] = config.baseline.source == "hub"
+        return [f"{folder}/{DOWNLOADED}" for folder, wanted in needed.items() if wanted]
+
+    def trained(self, run: str, *name: str) -> str:
+        """Folder of a training run, or a file in it."""
+        return self.path("trained", run, *name)
+
+    def weights(self, run: str, iteration: int | str) -> str:
+        """What training makes: a LoRA file, or a whole transformer's folder."""
+        full = self.config.is_trained and self.config.train.method == "full"
+        return self.trained(run, f"iteration_{iteration}{'' if full else '.safetensors'}")
+
+    def trained_files(self, study: str) -> list[str]:
+        """Weights of all runs of a study."""
+        return [
+            self.weights(name, i)
+            for name in self.runs_of(study)
+            for i in self.runs[name].iterations
+        ]
+
+    def run_files(self, study: str, file: str) -> list[str]:
+        """A file of every training run of a study."""
+        return [self.trained(name, file) for name in self.runs_of(study)]
+
+    @property
+    def main_weights(self) -> str:
+        """The main setting's LoRA or transformer."""
+        return self.weights(self.main.run, self.main.iteration)
+
+    def merged(self, study: str, setting: str) -> str:
+        """Transformer folder of a setting: its LoRA merged into the base."""
+        return self.path("merged", study, setting)
+
+    def samples(self, study: str, setting: str) -> str:
+        """Folder of the videos of a setting."""
+        return self.path("samples", study, setting)
+
+    def manifest(self, study: str, setting: str, shard: int | str) -> str:
+        """The list of videos of a sampling job, beside them."""
+        return f"{self.samples(study, setting)}/shard{shard}.csv"
+
+    def setting_manifests(self, study: str, name: str) -> list[str]:
+        """The lists of all videos of a setting."""
+        return [self.manifest(study, name, n) for n in range(self.shards(study, name))]
+
+    def manifests(self, study: str) -> list[str]:
+        """The lists of all videos of a study."""
+        return [f for name in self.settings[study] for f in self.setting_manifests(study, name)]
+
+    def task_manifest(self, task: str) -> str:
+        """The list of a task's videos, beside them."""
+        return self.path("samples/tasks", task, "videos.csv")
+
+    def task_videos(self, task: str) -> list[str]:
+        """The videos of a task."""
+        folder = Path(self.task_manifest(task)).parent
+        return [f"{folder}/{n:04d}.mp4" for n in range(1, self.task_clips + 1)]
+
+    def score_shard(self, study: str, setting: str, dimension: str, shard: int | str) -> str:
+        """The scores of a scoring job."""
+        return self.path("scores", study, setting, dimension, f"shard{shard}.csv")
+
+    def setting_score_shards(self, study: str, name: str) -> list[str]:
+        """The scores of all scoring jobs of a setting."""
+        return [
+            self.score_shard(study, name, dimension, n)
+            for dimension in self.dimensions
+            for n in range(self.score_shards(study, name))
+        ]
+
+    def score_file(self, study: str, setting: str) -> str:
+        """All scores of a setting."""
+        return self.path("scores", study, f"{setting}.csv")
+
+    def score_files(self, study: str) -> list[str]:
+        """All scores of a study, a file for each setting."""
+        return [self.score_file(study, name) for name in self.settings[study]]
+
+    def setting_model(self, setting: Setting) -> str:
+        """The model folder of a setting: Wan-I2V is a whole one of its own."""
+        section = self.config.baseline if setting.model == WAN_I2V else self.config.model
+        return section.path
+
+    def setting_transformer(self, study: str, setting: Setting) -> str | None:
+        """The transformer folder that a setting is sampled with; None for Wan-I2V."""
+        if setting.model == WAN_I2V:
+            return None
+        if setting.model == BASE:
+            return self.transformer
+        if setting.rank is None:
+            return self.weights(setting.run, setting.iteration)
+        return self.merged(study, setting.name)
+
+    def setting_weights(self, study: str, setting: Setting) -> list[str]:
+        """What a setting needs beyond its model: nothing, or a transformer made from it."""
+        adapted = setting.model not in AS_THEY_ARE
+        return [self.setting_transformer(study, setting)] if adapted else []
+
+    def attention(self, model: str) -> str:
+        """Attention between frames of a compared model."""
+        return self.path("attention", model)
+
+    def drift(self, model: str) -> str:
+        """Change of the parameters of a compared model."""
+        return self.path("drift", model)
+
+    def figure(self, name: str) -> str:
+        """A figure, without its suffix."""
+        return self.path("figures", name)
+
+    def table(self, name: str) -> str:
+        """A table, without its suffix."""
+        return self.path("tables", name)
+
+    # What is drawn, and what it took
+
+    @property
+    def sample_figures(self) -> dict[int, Setting]:
+        """The setting whose videos Figures 6 and 13 show; 13 needs a row of text-to-video."""
+        figures = {6: self.main, 13: replace(self.main, task="t2v")}
+        return {n: s for n, s in figures.items() if s.name in self.settings["tables"]}
+
+    @property
+    def figures(self) -> list[str]:
+        """Names of all figures that the configuration allows."""
+        numbers = [1, 3, 4, 5, *self.sample_figures, *(task.figure for task in self.tasks.values())]
+        names = [f"figure{n}" for n in sorted(numbers)] + ["contact_sheet"]
+        names += ["scores"] if (self.experiments["table"] == "2").any() else []
+        return names + (["losses"] if self.config.is_trained else [])
+
+    @property
+    def gpus(self) -> dict[str, int]:
+        """GPUs of one job of each stage that uses any, by the names of benchmark files."""
+        if self.config.device == "cpu":
+            return {}
+        stages = ["cache_latents", "cache_prompts", "sample_suite", "sample_task", "attention"]
+        stages += ["score_videos"] if self.config.score.scorer == "vbench" else []
+        train = self.config.train
+        return {"train": train.nodes * train.processes, **dict.fromkeys(stages, 1)}
+
+    @property
+    def benchmarks(self) -> list[str]:
+        """Of the jobs behind tables and figures, so that costs are added up after all of them."""
+        jobs = [("train", run) for run in self.runs_of("tables")]
+        if self.trains_baseline:
+            jobs.append(("train_tiny_baseline",))
+        for name in self.settings["tables"]:
+            place = ("tables", name)
+            jobs += [("sample_suite", *place, f"shard{n}") for n in range(self.shards(*place))]
+            jobs += [
+                ("score_videos", *place, dimension, f"shard{n}")
+                for dimension in self.dimensions
+                for n in range(self.score_shards(*place))
+            ]
+        jobs += [("sample_task", task) for task in self.tasks]
+        jobs += [("attention", s.model) for s in self.compared]
+        jobs += [("drift", s.model) for s in self.compared[1:]]
+        return [self.benchmark(*job) for job in jobs]
+
+
+def read_layout(config: Config) -> Layout:
+    """Read the sheet, and check it and the configuration's folders before any job starts.
+
+    Raises:
+        FileNotFoundError: if the sheet, or a folder that is to be there, is missing.
+        ValueError: that names the row or key, what was found and what was expected.
+    """
+    seed = config.train.seed if config.is_trained else None
+    layout = Layout(config, read_experiments(config.experiments, seed=seed))
+    check_available(layout.experiments, config)
+    require_base(layout.experiments)
+    check_published(layout.experiments, PUBLISHED[1], PUBLISHED[2])
+    sections = {"model": check_model_folder}
+    if layout.has_baseline:
+        sections["baseline"] = check_baseline_folder
+    for name, check in sections.items():
+        section = getattr(config, name)
+        # A downloaded folder may have been copied here by hand, and not whole.
+        if section.source == "folder" or Path(section.path, DOWNLOADED).exists():
+            check(section.path)
+    _ = layout.prompts  # as many as the suite has
+    _check_task_dataset(config)
+    return layout
+
+
+def _check_task_dataset(config: Config) -> None:
+    if config.tasks.dataset is None:
+        return
+    folder = Path(config.tasks.dataset)
+    if not (folder / "metadata.csv").is_file():
+        raise FileNotFoundError(
+            f"config key tasks.dataset: found no metadata.csv in {folder}, expected a "
+            "folder of clips with one"
+        )
+    if config.is_trained and folder.resolve() == Path(config.dataset.path).resolve():
+        raise ValueError(
+            f"config key tasks.dataset: found {folder}, which is trained on, expected other clips, "
+            "or no such key for those that training holds out"
+        )

@@ -1,0 +1,133 @@
+"""What identifies the model that a video comes from, told without loading its weights.
+
+Everything that can be wrong with the files, and shows without loading them, is found here.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pusa.clip import ClipSize, count_latent_frames
+from pusa.config import Weights
+from pusa.models.folder import check_baseline_folder, digest_files, require_files, weight_files
+from pusa.models.lora import digest_lora, fingerprint, fit_lora, lora_info, read_merged
+from pusa.models.lora_formats import open_lora
+
+PARTS = (
+    "model_index.json",
+    "text_encoder/config.json",
+    "tokenizer/tokenizer_config.json",
+    "vae/config.json",
+)
+
+
+def describe_model(model: str | Path, weights: Weights) -> dict[str, Any]:
+    """What identifies a text-to-video model with some weights, for a video's metadata.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if the model is not text-to-video, a LoRA does not fit its transformer or is
+            applied twice, or the low-noise expert that one is for, or its boundary, is missing.
+    """
+    model = Path(model)
+    require_files(model, list(PARTS))
+    index = json.loads((model / "model_index.json").read_text())
+    has_pair = bool(index.get("transformer_2", [None])[0]) or weights.transformer_2 is not None
+    if weights.loras_2 and not has_pair:
+        raise ValueError(
+            f"{weights.loras_2[0][0]} is given for the low-noise expert, but {model} has no "
+            "transformer_2"
+        )
+    if has_pair and index.get("boundary_ratio") is None:
+        raise ValueError(
+            f"{model}/model_index.json has no boundary_ratio, which a pair of experts needs"
+        )
+    folder = Path(weights.transformer or model / "transformer")
+    origin = {
+        "model": model.resolve().name,
+        "vae": digest_files(model / "vae"),
+        "dtype": weights.dtype,
+        "transformer": _describe_transformer(folder, weights.loras),
+    }
+    if has_pair:
+        folder = Path(weights.transformer_2 or model / "transformer_2")
+        origin["transformer_2"] = _describe_transformer(folder, weights.loras_2)
+        origin["boundary_ratio"] = index["boundary_ratio"]
+    return origin
+
+
+def describe_baseline(folder: str | Path, dtype: str) -> dict[str, Any]:
+    """The same of an image-to-video model for diffusers' own pipeline.
+
+    Raises:
+        FileNotFoundError, ValueError: as `pusa.models.folder.check_baseline_folder`.
+    """
+    folder = Path(folder)
+    check_baseline_folder(folder)
+    return {
+        "model": folder.resolve().name,
+        "vae": digest_files(folder / "vae"),
+        "dtype": dtype,
+        "baseline": fingerprint(folder / "transformer"),
+        "scheduler": digest_files(folder / "scheduler"),
+        "shift": None,  # the scheduler has its own
+    }
+
+
+def _describe_transformer(folder: Path, loras: Iterable[tuple[Path, float]]) -> dict[str, Any]:
+    config = read_config(folder)
+    weight_files(folder)
+    if config["in_channels"] != config["out_channels"]:
+        raise ValueError(
+            f"{folder} takes {config['in_channels']} channels and gives "
+            f"{config['out_channels']}, expected a text-to-video model, which gives what it takes"
+        )
+    merged = read_merged(folder)
+    applied = {merged["sha256"]: f"merged into {folder}"} if merged else {}
+    described = []
+    for file, scale in loras:
+        if not math.isfinite(scale):
+            raise ValueError(f"lora_scale of {file} is {scale}, expected a finite number")
+        lora = open_lora(file)
+        fit_lora(lora, folder)
+        digest = digest_lora(lora)
+        if digest in applied:
+            raise ValueError(f"{file} would be applied twice, it is {applied[digest]} already")
+        applied[digest] = f"given as {file}"
+        described.append(
+            {
+                "file": file.name,
+                "sha256": digest,
+                "lora_scale": scale,
+                "vectorized": lora_info(lora).vectorized,
+            }
+        )
+    return {"weights": fingerprint(folder), "merged": merged, "loras": described}
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """``config.json`` of one part of a model folder."""
+    require_files(folder, ["config.json"])
+    return json.loads((Path(folder) / "config.json").read_text())
+
+
+def check_size(size: ClipSize, *, vae: Mapping[str, Any], transformer: Mapping[str, Any]) -> None:
+    """Check that the VAE and the patches divide a size; ``vae`` and so on are their configs.
+
+    Raises:
+        ValueError: that names the nearest sizes, or if the frames are not 4k+1.
+    """
+    count_latent_frames(size.frames)
+    scale = vae.get("scale_factor_spatial", 8)  # Wan2.1's config is older than the key
+    factors = [scale * patch for patch in transformer["patch_size"][1:]]
+    for name, pixels, factor in zip(
+        ("height", "width"), (size.height, size.width), factors, strict=True
+    ):
+        if pixels < factor or pixels % factor:
+            below = max(1, pixels // factor) * factor
+            raise ValueError(
+                f"{name} must be a multiple of {factor}, which the VAE and the patches divide, "
+                f"found {pixels}; {below} and {below + factor} are the nearest"
+            )

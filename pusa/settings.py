@@ -1,0 +1,99 @@
+"""Typed settings: a field is written once, with its type, default, limits and help.
+
+From a model of settings come the check of a configuration, the options of a command
+(`pusa.cli.options`) and the table in ``config/README.md``. An error is one sentence that names the
+key, what was found and what was expected.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Self, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
+
+#: How pydantic's words are shortened.
+_WORDS = {
+    "Input should be ": "",
+    "a valid integer": "a whole number",
+    "a valid boolean": "true or false",
+    "a valid ": "a ",
+    "String should have ": "text of ",
+    "List should have ": "a list of ",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+    "greater than": "more than",
+}
+
+
+class Settings(BaseModel):
+    """A section of settings; the text under a field is its help."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+    )
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any], *, name: Callable[[str], str] = str) -> Self:
+        """Check values and fill in defaults.
+
+        Args:
+            name: how a key such as ``train.seed`` is called in an error.
+
+        Raises:
+            ValueError: one sentence on the first value that is wrong.
+        """
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            raise ValueError(_sentence(error.errors()[0], cls, name)) from None
+
+    def part(self, kind: type["Settings"], **changes: Any) -> "Settings":
+        """The fields that this section shares with another kind of section, and ``changes``."""
+        shared = kind.model_fields.keys() & type(self).model_fields.keys()
+        return kind.read({**self.model_dump(include=shared), **changes})
+
+
+def section_of(field: FieldInfo) -> type[Settings] | None:
+    """The kind of section that a field holds, if it does; None for a plain value."""
+    kinds = get_args(field.annotation) or (field.annotation,)
+    return next((k for k in kinds if isinstance(k, type) and issubclass(k, Settings)), None)
+
+
+def _sentence(error: Mapping[str, Any], model: type[Settings], name: Callable[[str], str]) -> str:
+    path = [str(part) for part in error["loc"] if part != "[key]"]
+    key, found = ".".join(path), error["input"]
+    match error["type"]:
+        case "missing":
+            return f"{name(key)} is missing"
+        case "extra_forbidden":
+            allowed = sorted(_inside(model, path[:-1]).model_fields)
+            return f"{name(key)} is unknown; expected one of {', '.join(allowed)}"
+        case "value_error":  # of a check of ours, which names the key and what was found
+            told, _, rest = str(error["ctx"]["error"]).partition(": ")
+            return f"{name('.'.join([*path, told]))}: {rest}"
+    if isinstance(found, str) and error["type"] == "float_type":
+        try:
+            number = float(found)
+        except ValueError:
+            pass
+        else:
+            return (
+                f"{name(key)}: found the text {found!r}, expected a number; YAML wants a point in "
+                f"it, as in {number:.1e}"
+            )
+    expected = error["msg"]
+    for long, short in _WORDS.items():
+        expected = expected.replace(long, short)
+    return f"{name(key)}: found {found!r}, expected {expected}"
+
+
+def _inside(model: type[Settings], path: list[str]) -> type[Settings]:
+    """The kind of section that lies at a path; entries of a dictionary are all of one kind."""
+    for key in path:
+        if key in model.model_fields:
+            field = model.model_fields[key]
+            inner = section_of(field)
+            if inner is None and get_origin(field.annotation) is dict:
+                inner = get_args(field.annotation)[1]
+            model = inner or model
+    return model

@@ -1,0 +1,19 @@
+"""Figures 6 and 13: samples of the main setting, of other prompts than Figure 3's."""
+
+import sys
+from pathlib import Path
+
+from pusa.data.suite import read_suite
+from pusa.figures.strips import other_prompts, plot_strips
+
+TITLES = {"i2v": "More image-to-video results", "t2v": "Text-to-video results"}
+
+sys.stderr = Path(snakemake.log[0]).open("w")
+params = snakemake.params
+prompts = read_suite(params.suite, height=params.height, width=params.width, counts=params.counts)
+plot_strips(
+    [Path(params.videos) / prompt.video_name(0) for prompt in other_prompts(prompts)],
+    Path(snakemake.output.picture),
+    title=f"Figure {params.figure}: {TITLES[params.task]}",
+    note=params.note,
+)
