@@ -190,8 +190,8 @@ def _render(title: str, samples: list[Sample], sources: list[str], note: str) ->
     about: dict[str, int] = {}
     videos = []
     for sample, source in zip(samples, sources, strict=True):
-        hidden = ("prompt", "given", "sample")  # shown elsewhere
-        told = {key: value for key, value in sample.settings.items() if key not in hidden}
+        elsewhere = ("prompt", "given", "sample")
+        told = json.dumps({k: v for k, v in sample.settings.items() if k not in elsewhere})
         number = "" if sample.sample is None else f", sample {sample.sample}"
         videos.append(
             {
@@ -201,7 +201,7 @@ def _render(title: str, samples: list[Sample], sources: list[str], note: str) ->
                 "prompt": sample.prompt,
                 "task": sample.task,
                 "given": sample.given,
-                "settings": about.setdefault(json.dumps(told), len(about)),
+                "settings": about.setdefault(told, len(about)),
             }
         )
     data = {"fps": FPS, "settings": [json.loads(text) for text in about], "videos": videos}
