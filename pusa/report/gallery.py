@@ -9,19 +9,19 @@ import json
 import os
 import shutil
 from base64 import b64encode
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import quote
 
-import jinja2
 import numpy as np
 from PIL import Image
 
 from pusa.data.video import FPS, read_settings, read_video, write_video
+from pusa.report.page import TEMPLATES
 from pusa.sample.manifest import read_manifests
 
-TEMPLATE = Path(__file__).parent / "templates/gallery.html"
 #: A page is in the report as a data URI, of which Chromium opens no more than 2 MiB; base64 takes
 #: four bytes for three.
 REPORT_BYTES = 3 * 2**21 // 4 - 1024
@@ -89,22 +89,19 @@ def find_samples(folders: list[Path]) -> list[Sample]:
 
 
 def _read_folder(folder: Path, setting: str) -> list[Sample]:
-    manifests = sorted(folder.glob("shard*.csv"))
-    if manifests:
+    if manifests := sorted(folder.glob("shard*.csv")):
         listed = read_manifests(manifests)[0].sort_values(["index", "sample"], kind="stable")
-        rows = [
-            (folder / row["file"], row["prompt"], int(row["sample"]))
-            for row in listed.to_dict("records")
-        ]
+        rows = listed.to_dict("records")
     else:
-        rows = [(file, None, None) for file in sorted(folder.glob("[!.]*.mp4"))]
+        rows = [{"file": file.name} for file in sorted(folder.glob("[!.]*.mp4"))]
     samples = []
-    for file, prompt, number in rows:
+    for row in rows:
+        file = folder / row["file"]
         if not file.is_file():
             raise FileNotFoundError(f"video {file} is missing")
         settings = read_settings(file)
-        prompt = prompt or settings.get("prompt") or file.stem
-        samples.append(Sample(file, setting, prompt, number, settings))
+        prompt = row.get("prompt") or settings.get("prompt") or file.stem
+        samples.append(Sample(file, setting, prompt, row.get("sample"), settings))
     return samples
 
 
@@ -152,21 +149,20 @@ def write_video_page(title: str, samples: list[Sample], out: str | Path) -> None
     chosen = _spread(prompts, REPORT_PROMPTS)
     copies = {s.file: _small_copy(s.file) for s in samples if s.prompt in chosen}
 
-    def render(shown: list[Sample], note: str) -> bytes:
-        return _render(title, shown, [copies[s.file] for s in shown], note).encode()
-
-    for count in range(len(chosen), 0, -1):
-        shown = [s for s in samples if s.prompt in _spread(chosen, count)]
+    def choices() -> Iterator[tuple[list[Sample], str]]:
         of_settings = f" that {most} settings share" if most > 1 else ""
-        note = f"Small copies of the videos of {count} of {len(prompts)} prompts{of_settings}."
-        page = render(shown, note)
+        for count in range(len(chosen), 0, -1):
+            shown = [s for s in samples if s.prompt in _spread(chosen, count)]
+            yield shown, f"the videos of {count} of {len(prompts)} prompts{of_settings}"
+        for count in reversed(range(len(shown))):
+            some = f"{count} of the {len(shown)} videos of one prompt: no more fit"
+            yield shown[:count], some
+
+    for shown, note in choices():
+        sources = [copies[s.file] for s in shown]
+        page = _render(title, shown, sources, f"Small copies of {note}.").encode()
         if len(page) <= REPORT_BYTES:
             break
-    found = len(shown)
-    while len(page) > REPORT_BYTES and shown:
-        shown = shown[:-1]
-        note = f"Small copies of {len(shown)} of the {found} videos of one prompt: no more fit."
-        page = render(shown, note)
     Path(out).write_bytes(page)
 
 
@@ -194,8 +190,8 @@ def _render(title: str, samples: list[Sample], sources: list[str], note: str) ->
     about: dict[str, int] = {}
     videos = []
     for sample, source in zip(samples, sources, strict=True):
-        hidden = ("prompt", "given", "sample")  # shown elsewhere
-        told = {key: value for key, value in sample.settings.items() if key not in hidden}
+        elsewhere = ("prompt", "given", "sample")
+        told = json.dumps({k: v for k, v in sample.settings.items() if k not in elsewhere})
         number = "" if sample.sample is None else f", sample {sample.sample}"
         videos.append(
             {
@@ -205,9 +201,8 @@ def _render(title: str, samples: list[Sample], sources: list[str], note: str) ->
                 "prompt": sample.prompt,
                 "task": sample.task,
                 "given": sample.given,
-                "settings": about.setdefault(json.dumps(told), len(about)),
+                "settings": about.setdefault(told, len(about)),
             }
         )
     data = {"fps": FPS, "settings": [json.loads(text) for text in about], "videos": videos}
-    page = jinja2.Template(TEMPLATE.read_text(encoding="utf-8"), autoescape=True)
-    return page.render(title=title, data=data, note=note)
+    return TEMPLATES.get_template("gallery.html").render(title=title, data=data, note=note)

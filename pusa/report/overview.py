@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from pusa.report.costs import describe_costs
-from pusa.report.page import Number, score_cell, write_page
+from pusa.report.page import Number, score_cell, two_columns, write_page
+from pusa.report.provenance import describe_commit
 from pusa.report.study import NOT_VBENCH
 from pusa.report.tables import ABLATIONS, TO_MAIN, TO_PUBLISHED
 from pusa.score.intervals import FAILS, HOLDS, UNDECIDED
@@ -42,19 +43,15 @@ def read_run(tables: str | Path, effects: str | Path) -> Run:
     Raises:
         FileNotFoundError: if one of them is missing.
     """
-    tables, effects = Path(tables), Path(effects)
-    names = ("table1.csv", "table2.csv", "claims.csv", "costs.csv", "provenance.json")
-    for file in (*(tables / name for name in names), effects):
+    tables = Path(tables)
+    files = {name: tables / f"{name}.csv" for name in ("table1", "table2", "claims", "costs")}
+    files["effects"] = Path(effects)
+    provenance = tables / "provenance.json"
+    for file in (*files.values(), provenance):
         if not file.is_file():
             raise FileNotFoundError(f"{file} does not exist; expected the tables of a finished run")
-    return Run(
-        table1=pd.read_csv(tables / "table1.csv"),
-        table2=pd.read_csv(tables / "table2.csv"),
-        claims=pd.read_csv(tables / "claims.csv"),
-        effects=pd.read_csv(effects),
-        costs=pd.read_csv(tables / "costs.csv"),
-        provenance=json.loads((tables / "provenance.json").read_text()),
-    )
+    read = {name: pd.read_csv(file) for name, file in files.items()}
+    return Run(**read, provenance=json.loads(provenance.read_text()))
 
 
 def write_overview(run: Run, out: Path, scale: str) -> None:
@@ -69,24 +66,19 @@ def write_overview(run: Run, out: Path, scale: str) -> None:
     comparison = (
         "Total scores of this run under the published rows whose part they play, in per cent with "
         f"95 % intervals; {missing} published rows were not run. "
-        + (
-            "The two cannot be compared value by value, so differences are to our main setting. "
-            if weight_free
-            else ""
-        )
-        + "In full: Tables 1 and 2."
     )
+    if weight_free:
+        comparison += (
+            "The two cannot be compared value by value, so differences are to our main setting. "
+        )
+    origin = two_columns(_origin(run.provenance))
     sections = [
         ("", describe_result(run), None),
-        ("", scale, _two_columns(describe_setup(run))),
-        ("Beside the published tables", comparison, beside),
+        ("", scale, two_columns(describe_setup(run))),
+        ("Beside the published tables", f"{comparison}In full: Tables 1 and 2.", beside),
         ("The paper's claims", *_list_claims(run.claims)),
         ("Cost", describe_costs(run.costs), _list_costs(run.costs)),
-        (
-            "Provenance",
-            "In full: Where these numbers come from.",
-            _two_columns(_origin(run.provenance)),
-        ),
+        ("Provenance", "In full: Where these numbers come from.", origin),
     ]
     write_page(title, sections, out)
 
@@ -106,24 +98,24 @@ def describe_result(run: Run) -> str:
         total = effects.loc["total"]
         parts.append(f"on the total it scores {_compare(total)} ({total['verdict']})")
     ours = run.table1[(run.table1["group"] == "ours") & (run.table1["source"] == TO_PUBLISHED)]
-    for shift in ours.to_dict("records"):
-        interval = f"[{shift['total_low']:+.2f}, {shift['total_high']:+.2f}]"
-        parts.append(f"its total less the published one is {shift['total']:+.2f} {interval}")
+    for shift in ours.dropna(subset="total").to_dict("records"):
+        parts.append(f"its total less the published one is {_cell(shift, sign='+')}")
     surpasses = (run.claims["column"] == "total") & (run.claims["comparison"] == SURPASSES)
     for row in run.claims[surpasses & run.claims["difference"].notna()].to_dict("records"):
         parts.append(
-            f"its total less that of this run's Wan-I2V is {row['difference']:+.2f} "
-            f"[{row['low']:+.2f}, {row['high']:+.2f}]: that Pusa surpasses Wan-I2V "
-            f"{VERDICTS[row['here']]} here"
+            f"its total less that of this run's Wan-I2V is {_difference(row)}: that Pusa surpasses "
+            f"Wan-I2V {VERDICTS[row['here']]} here"
         )
     return f"{'; '.join(parts)}."
 
 
 def _compare(row: pd.Series) -> str:
-    return (
-        f"{row['value_after']:.2f} and the base {row['value_before']:.2f}, a difference of "
-        f"{row['difference']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
-    )
+    values = f"{row['value_after']:.2f} and the base {row['value_before']:.2f}"
+    return f"{values}, a difference of {_difference(row)}"
+
+
+def _difference(row: dict | pd.Series) -> Number | str:
+    return score_cell(row["difference"], row["low"], row["high"], sign="+")
 
 
 def compare_totals(table1: pd.DataFrame, table2: pd.DataFrame) -> tuple[pd.DataFrame, int]:
@@ -192,17 +184,11 @@ def _list_claims(claims: pd.DataFrame) -> tuple[str, pd.DataFrame]:
 
 
 def _list_costs(costs: pd.DataFrame) -> pd.DataFrame:
-    shown = pd.DataFrame(
-        {
-            "stage": costs["stage"],
-            "jobs": costs["jobs"].map("{:,}".format),
-            "hours": costs["hours"].map("{:,.3f}".format),
-            "GPU-hours": costs["gpu_hours"].map("{:,.3f}".format),
-        }
-    )
-    if costs["usd"].notna().any():
-        shown["USD"] = costs["usd"].map("{:,.2f}".format)
-    return shown
+    formats = {"jobs": "{:,}", "hours": "{:,.3f}", "gpu_hours": "{:,.3f}", "usd": "{:,.2f}"}
+    shown = costs.assign(**{name: costs[name].map(text.format) for name, text in formats.items()})
+    if costs["usd"].isna().all():
+        shown = shown.drop(columns="usd")
+    return shown.rename(columns={"gpu_hours": "GPU-hours", "usd": "USD"})
 
 
 def describe_setup(run: Run) -> dict[str, str]:
@@ -236,18 +222,12 @@ def describe_setup(run: Run) -> dict[str, str]:
 
 
 def _origin(provenance: dict) -> dict[str, str]:
-    repository, times = provenance["repository"], provenance["times"]
-    changes = " with changes" if repository.get("modified") else ""
-    devices = {place: ", ".join(names) for place, names in provenance["devices"].items()}
-    packages = {name: provenance["packages"].get(name) for name in PACKAGES}
+    times, packages = provenance["times"], provenance["packages"]
+    installed = [f"{name} {packages[name]}" for name in PACKAGES if name in packages]
     return {
-        "code": repository.get("commit", "unknown") + changes,
+        "code": describe_commit(provenance["repository"]),
         "ran": f"{times['start']} to {times['end']}" if times else "unknown",
-        **{f"{place} on": names for place, names in devices.items()},
+        **{f"{place} on": ", ".join(names) for place, names in provenance["devices"].items()},
         "seeds": ", ".join(f"{name} {seed}" for name, seed in provenance["seeds"].items()),
-        "packages": ", ".join(f"{name} {version}" for name, version in packages.items() if version),
+        "packages": ", ".join(installed),
     }
-
-
-def _two_columns(facts: dict[str, str]) -> pd.DataFrame:
-    return pd.DataFrame({"what": list(facts), "value": list(facts.values())})

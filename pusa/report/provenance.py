@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pusa.report.page import write_page
+from pusa.report.page import two_columns, write_page
 
 #: What the page tells of a training run; its run.json has the rest.
 TRAINING_FACTS = ("device", "processes", "finished", "objective", "base", "cache")
@@ -92,13 +92,17 @@ def _run_times(benchmarks: Path) -> dict:
     return {"start": stamp(min(starts)), "end": stamp(max(ends))} if ends else {}
 
 
+def describe_commit(repository: dict) -> str:
+    """A record's commit in words, with whether files differed from it."""
+    changes = " with changes" if repository.get("modified") else ""
+    return repository.get("commit", "unknown") + changes
+
+
 def write_provenance(record: dict, costs: pd.DataFrame, out: Path) -> None:
     """Write ``out`` with the suffixes ``.json`` (everything), ``.md`` and ``.html`` (to read)."""
     out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
-    repository = record["repository"]
     run = {
-        "commit": repository.get("commit", "unknown")
-        + (" with changes" if repository.get("modified") else ""),
+        "commit": describe_commit(record["repository"]),
         **record["times"],
         "sampled on": ", ".join(record["devices"]["sampling"]),
         "scored on": ", ".join(record["devices"]["scoring"]),
@@ -124,16 +128,18 @@ def write_provenance(record: dict, costs: pd.DataFrame, out: Path) -> None:
     shown_costs = costs.map(lambda v: f"{v:.3f}" if isinstance(v, float) else v)
     shown_costs = shown_costs.where(costs.notna(), "")  # without a price
     sections = [
-        ("The run", "Times are UTC, of the jobs on record.", _two_columns(run)),
+        ("The run", "Times are UTC, of the jobs on record.", two_columns(run)),
         ("Cost", "Hours of jobs, times the GPUs of each.", shown_costs),
-        ("Configuration", "With defaults filled in.", _two_columns(_flatten(record["config"]))),
-        ("Packages", "Installed where this page was made.", _two_columns(record["packages"])),
     ]
-    if training:
-        sections.insert(2, ("Training runs", "See also their run.json.", pd.DataFrame(training)))
     if downloads:
         text = "Sizes and checksums of every file are in the .json beside this page."
-        sections.insert(2, ("Downloads", text, pd.DataFrame(downloads)))
+        sections.append(("Downloads", text, pd.DataFrame(downloads)))
+    if training:
+        sections.append(("Training runs", "See also their run.json.", pd.DataFrame(training)))
+    sections += [
+        ("Configuration", "With defaults filled in.", two_columns(_flatten(record["config"]))),
+        ("Packages", "Installed where this page was made.", two_columns(record["packages"])),
+    ]
     write_page("Where these numbers come from", sections, out)
 
 
@@ -148,15 +154,10 @@ def _describe_scoring(records: dict[str, dict]) -> dict[str, str]:
     return {key: "; ".join(sorted(values)) for key, values in facts.items()}
 
 
-def _two_columns(values: dict) -> pd.DataFrame:
-    return pd.DataFrame({"what": list(values), "value": [str(v) for v in values.values()]})
-
-
 def _flatten(values: dict, prefix: str = "") -> dict:
+    """Values of nested dictionaries, by their keys joined with dots."""
     flat = {}
     for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
+        name = f"{prefix}{key}"
+        flat |= _flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
     return flat

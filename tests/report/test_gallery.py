@@ -1,6 +1,6 @@
 import csv
 import json
-from html.parser import HTMLParser
+import re
 
 import numpy as np
 import pytest
@@ -8,10 +8,10 @@ from playwright.sync_api import expect
 from typer.testing import CliRunner
 
 from pusa.cli import app
-from pusa.data.video import read_video, write_video
+from pusa.data.video import FPS, read_video, write_video
 from pusa.report import gallery
 from pusa.report.gallery import Sample, find_samples, write_gallery, write_video_page
-from tests.browser import open_browser, open_page
+from tests.browser import open_page
 
 HOSTILE = "</script><script>document.title = 'taken'</script> <img src=x onerror=alert(1)> & \"q\""
 FRAMES = 17
@@ -62,22 +62,8 @@ def folders(videos):
 
 def data_of(page):
     """The videos that a page tells its script of."""
-
-    class Reader(HTMLParser):
-        found, inside = "", False
-
-        def handle_starttag(self, tag, attributes):
-            self.inside = ("id", "data") in attributes
-
-        def handle_data(self, text):
-            self.found += text if self.inside else ""
-
-        def handle_endtag(self, tag):
-            self.inside = False
-
-    reader = Reader()
-    reader.feed(page.read_text())
-    return json.loads(reader.found)
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text())
+    return json.loads(found[1])
 
 
 def test_find_samples(folders):
@@ -175,16 +161,15 @@ def test_gallery_over_something_else(folders, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    with open_browser() as browser:
-        yield browser
+def address(videos, tmp_path_factory):
+    """A gallery on the disk."""
+    out = tmp_path_factory.mktemp("out") / "gallery"
+    write_gallery(f"Title {HOSTILE}", find_samples([videos / "tables", videos / "my #1 ends"]), out)
+    return (out / "index.html").as_uri()
 
 
 @pytest.fixture
-def page(browser, folders, tmp_path):
-    """The gallery, opened from the disk."""
-    write_gallery(f"Title {HOSTILE}", find_samples(folders), tmp_path / "gallery")
-    address = (tmp_path / "gallery/index.html").as_uri()
+def page(browser, address):
     with open_page(browser, address, viewport={"width": 1200, "height": 2400}) as page:
         page.wait_for_function(READY)
         yield page
@@ -254,7 +239,8 @@ def test_filters(page):
     expect(captions).to_have_text(["ours, sample 0", *ends, *["ours, sample 0"] * 2, *ends])
     page.get_by_label("Task").select_option("image-to-video")
     expect(captions).to_have_text(["ours, sample 0"] * 3)
-    page.get_by_label("Prompt").fill("DOG blue")
+    page.get_by_label("Prompt").press_sequentially("DOG blue")
+    assert page.get_by_role("button", name="Play").is_visible()  # the space is the field's
     assert headings(page) == ["a blue dog"]
     assert page.get_by_role("status").inner_text() == "1 of 7 videos; prompts: 1"
     page.get_by_label("Prompt").fill("no such words")
@@ -274,7 +260,9 @@ def test_one_button_plays_all_in_step(page):
     page.get_by_role("button", name="Pause").click()
     page.wait_for_function(READY)
     times = page.evaluate(TIMES)
-    assert max(times) - min(times) < 0.01
+    longest = times.pop(2)
+    last = (FRAMES - 0.5) / FPS  # where the short ones wait, should the click have come late
+    assert times == pytest.approx([min(longest, last)] * 6, abs=0.01)
     assert page.evaluate("[...document.querySelectorAll('video')].every(v => v.paused)")
 
 
@@ -291,13 +279,6 @@ def test_short_videos_wait_for_the_longest(page):
     assert max(times) - min(times) < 0.1
 
 
-def test_space_in_the_search_field_does_not_play(page):
-    page.get_by_label("Prompt").press("a")
-    page.get_by_label("Prompt").press(" ")
-    assert page.get_by_label("Prompt").input_value() == "a "
-    assert page.get_by_role("button", name="Play").is_visible()
-
-
 def test_only_what_is_near_the_screen_is_loaded(browser, tmp_path):
     prompts = [f"prompt {n}" for n in range(60)]
     make_setting(tmp_path / "one", prompts, task="t2v", given=[])
@@ -312,20 +293,7 @@ def test_only_what_is_near_the_screen_is_loaded(browser, tmp_path):
         assert page.locator("video").count() < 10
 
 
-def test_missing_video_is_noticed(browser, folders, tmp_path):
-    """The tests' own watch sees what goes wrong."""
-    write_gallery("Title", find_samples(folders), tmp_path / "gallery")
-    (tmp_path / "gallery/videos/base/0000-0.mp4").unlink()
-    with (
-        pytest.raises(AssertionError, match=r"failed: .*base/0000-0\.mp4"),
-        open_page(browser, (tmp_path / "gallery/index.html").as_uri()) as page,
-    ):
-        page.wait_for_timeout(300)
-
-
-def test_fits_on_a_phone(browser, folders, tmp_path):
-    write_gallery("Title", find_samples(folders), tmp_path / "gallery")
-    address = (tmp_path / "gallery/index.html").as_uri()
+def test_fits_on_a_phone(browser, address):
     with open_page(browser, address, viewport={"width": 360, "height": 640}) as page:
         page.wait_for_function(READY)
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
