@@ -1,10 +1,11 @@
-"""What results need beside them: the name of the device, and to be there whole or not at all."""
+"""What files need: room, to appear whole or not at all, a digest, and the name of the device."""
 
 import os
 import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import file_digest
 from pathlib import Path
 
 CPU_INFO = Path("/proc/cpuinfo")
@@ -53,3 +54,16 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def check_space(folder: Path, needed: int, what: str) -> None:
+    """Raise OSError if a folder has not ``needed`` bytes of room for ``what``."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(f"{folder}: {what} needs {needed / 1e9:.3g} GB, {free / 1e9:.3g} GB are free")
+
+
+def describe_file(path: Path) -> dict:
+    """Size in bytes and SHA-256 of a file, as records hold them."""
+    with path.open("rb") as file:
+        return {"size": path.stat().st_size, "sha256": file_digest(file, "sha256").hexdigest()}
