@@ -87,6 +87,17 @@ class HubServer(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
+    def point_client(self, monkeypatch) -> None:
+        """Have the hub's client in this process ask this server, whatever it read when imported."""
+        settings = {
+            "ENDPOINT": self.url,
+            "HUGGINGFACE_CO_URL_TEMPLATE": self.url + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_OFFLINE": False,
+        }
+        for name, value in settings.items():
+            monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+
     def __enter__(self):
         threading.Thread(target=self.serve_forever, args=[0.05], daemon=True).start()
         return self

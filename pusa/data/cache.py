@@ -4,20 +4,22 @@ A latent cache is a folder of a few large safetensors shards, ``latents-00000.sa
 and so on, one file of caption embeddings, and ``index.json``, written last, which says how the
 cache was made and where each clip's latents are. Parallel file systems like few large files;
 and as finished shards are kept, an interrupted run goes on where it stopped.
+
+Sampling and training read a cache without the VAE and the text encoder, whose imports take
+seconds; so these are imported where something is encoded.
 """
 
+import csv
 import json
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
-import pandas as pd
 import torch
-from diffusers import AutoencoderKLWan
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
@@ -26,10 +28,218 @@ from pusa.clip import ClipSize, count_latent_frames
 from pusa.data.dataset import TENSORS, Clip, open_tensors, read_clip, read_metadata
 from pusa.data.video import check_clip
 from pusa.models.folder import digest_files, require_files
-from pusa.models.load import encode_pixels, frames_to_pixels, load_vae
+from pusa.records import atomic
 
 SHARD_CLIPS = 256
 TEXT_BATCH = 64
+
+
+def cache_latents(
+    dataset: str | Path,
+    model: str | Path,
+    out: str | Path,
+    *,
+    size: ClipSize,
+    text_tokens: int,
+    source: Literal["encode", "released"] = "encode",
+    skip_unusable: bool = False,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+) -> None:
+    """Encode every clip and every distinct caption of a dataset once.
+
+    With the source ``released``, take instead what the dataset holds beside each clip, in the
+    precision that it has (see `pusa.data.dataset.open_tensors`). The videos, the VAE and the text
+    encoder are not needed then; of the model, only the configs are read.
+
+    A clip that cannot be used is listed with its reason in ``unusable.csv``.
+
+    Raises:
+        ValueError: if any clip is unusable, unless ``skip_unusable``; or none is left.
+    """
+    out = Path(out)
+    count_latent_frames(size.frames)
+    clips = read_metadata(dataset, suffix=TENSORS if source == "released" else "")
+    out.mkdir(parents=True, exist_ok=True)
+    # Written anew at the end: a run that fails must not leave an older run's index.
+    (out / "index.json").unlink(missing_ok=True)
+
+    made = {"source": source, **asdict(size)}
+    if source == "released":
+        shapes = _released_shapes(model, size, text_tokens)
+        check, load = partial(open_tensors, **shapes), partial(_take_clip, shapes)
+        made |= shapes
+    else:
+        check, load = partial(check_clip, **asdict(size)), _encoder(model, size, dtype, device)
+        made |= {"vae": digest_files(Path(model) / "vae"), "dtype": str(dtype)}
+
+    # Headers first, which takes seconds: hours of encoding must not end in a bad last clip.
+    unusable = {}
+    if not skip_unusable:
+        for clip in clips:
+            try:
+                check(clip.path)
+            except ValueError as error:
+                unusable[clip.path] = str(error)
+        _list_unusable(unusable, len(clips), out, skip_unusable)
+
+    index, caption_files = [], {}
+    progress = tqdm(total=len(clips), desc="Caching clips", unit="clip", mininterval=2)
+    for start in range(0, len(clips), SHARD_CLIPS):
+        chunk = {str(i): clip for i, clip in enumerate(clips[start : start + SHARD_CLIPS], start)}
+        shard = f"latents-{start // SHARD_CLIPS:05d}.safetensors"
+        refused = _cache_shard(chunk, out / shard, load, made, progress)
+        for name, clip in chunk.items():
+            if name in refused:
+                unusable[clip.path] = refused[name]
+            else:
+                file = clip.path.relative_to(dataset).as_posix()
+                index.append({"shard": shard, "name": name, "caption": clip.caption, "file": file})
+                caption_files.setdefault(clip.caption, clip.path)
+    progress.close()
+
+    _list_unusable(unusable, len(clips), out, skip_unusable)
+    if not index:
+        raise ValueError(f"{dataset}: no clip can be used, see {out / 'unusable.csv'}")
+    captions = out / "captions.safetensors"
+    if source == "released":
+        files = tqdm(caption_files.items(), desc="Reading prompts", mininterval=2)
+        embeds = ((caption, open_tensors(file, **shapes)[1][0]) for caption, file in files)
+        _save_prompts(embeds, captions, text_tokens)  # training reads no negative prompt
+    else:
+        cache_prompts(set(caption_files), model, captions, text_tokens=text_tokens, device=device)
+    index = {"made": {**made, "text_tokens": text_tokens}, "clips": index}
+    with atomic(out / "index.json") as unfinished:
+        unfinished.write_text(json.dumps(index, indent=1))
+
+
+def _cache_shard(
+    clips: dict[str, Clip],
+    file: Path,
+    load: Callable[[Path], torch.Tensor],
+    made: dict,
+    progress: tqdm,
+) -> dict[str, str]:
+    """Write clips by their names, unless a shard of the same is there; returns why some are not."""
+    digest = sha256()
+    for clip in clips.values():
+        state = clip.path.stat()
+        digest.update(f"{clip.path.name}{state.st_size}{state.st_mtime_ns}".encode())
+    record = json.dumps({**made, "files": digest.hexdigest()[:16]}, sort_keys=True)
+    with suppress(FileNotFoundError, SafetensorError), safe_open(file, framework="pt") as shard:
+        metadata = shard.metadata()
+        if metadata["source"] == record:
+            progress.update(len(clips))
+            return json.loads(metadata["unusable"])
+    tensors, refused = {}, {}
+    for name, clip in clips.items():
+        try:
+            tensors[name] = load(clip.path)
+        except ValueError as error:
+            refused[name] = str(error)
+        progress.update()
+    _save(tensors, file, {"source": record, "unusable": json.dumps(refused)})
+    return refused
+
+
+def _encoder(
+    model: str | Path, size: ClipSize, dtype: torch.dtype, device: str
+) -> Callable[[Path], torch.Tensor]:
+    """A function that reads a clip and encodes it with the model's VAE."""
+    from pusa.models.load import encode_pixels, frames_to_pixels, load_vae
+
+    vae = load_vae(model, dtype).to(device)
+
+    def encode(path: Path) -> torch.Tensor:
+        pixels = frames_to_pixels(read_clip(path, **asdict(size))[None])
+        return encode_pixels(vae, pixels.to(device, dtype))[0].cpu().contiguous()
+
+    return encode
+
+
+def _released_shapes(model: str | Path, size: ClipSize, text_tokens: int) -> dict[str, tuple]:
+    """The shapes that pre-encoded clips must have to be of this model."""
+    require_files(model, ["vae/config.json", "text_encoder/config.json"])
+    vae = json.loads((Path(model) / "vae" / "config.json").read_text())
+    text = json.loads((Path(model) / "text_encoder" / "config.json").read_text())
+    scale = vae.get("scale_factor_spatial", 8)  # Wan2.1's config is older than the key
+    frames = count_latent_frames(size.frames)
+    return {
+        "latents": (vae["z_dim"], frames, size.height // scale, size.width // scale),
+        "context": (1, text_tokens, text["d_model"]),
+    }
+
+
+def _take_clip(shapes: dict[str, tuple], path: Path) -> torch.Tensor:
+    """The latents of a pre-encoded clip; its embedding is checked with them."""
+    latents, context = open_tensors(path, **shapes)
+    for name, tensor in (("latents", latents), ("prompt_emb.context", context)):
+        if not torch.stack(tensor.aminmax()).isfinite().all():  # faster, and keeps every NaN
+            raise ValueError(f"{path}: {name} holds numbers that are not finite")
+    if not context.any():
+        raise ValueError(f"{path}: prompt_emb.context is zero; expected a prompt's embedding")
+    return latents.clone(memory_format=torch.contiguous_format)
+
+
+def _list_unusable(unusable: dict[Path, str], clips: int, out: Path, skip_unusable: bool) -> None:
+    """Write ``unusable.csv``, and refuse to go on unless these clips are to be skipped."""
+    with (out / "unusable.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([("file", "reason"), *unusable.items()])
+    if unusable and not skip_unusable:
+        raise ValueError(
+            f"{len(unusable)} of {clips} clips cannot be used, listed in "
+            f"{out / 'unusable.csv'}; the first: {next(iter(unusable.values()))}. Mend them, or "
+            "set cache.skip_unusable to go on without them"
+        )
+
+
+def cache_prompts(
+    prompts: set[str],
+    model: str | Path,
+    out: str | Path,
+    *,
+    text_tokens: int,
+    negative_prompt: str = "",
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+) -> None:
+    """Write the embedding of each prompt to one safetensors file.
+
+    The negative prompt of guidance, by default the empty one, is embedded with them.
+    """
+    from pusa.models.text import encode_prompts, load_text_encoder
+
+    tokenizer, encoder = load_text_encoder(model, dtype)
+    encoder.to(device)
+    ordered = sorted(prompts | {negative_prompt})
+
+    def encode() -> Iterator[tuple[str, torch.Tensor]]:
+        for start in tqdm(range(0, len(ordered), TEXT_BATCH), "Embedding prompts", mininterval=2):
+            chunk = ordered[start : start + TEXT_BATCH]
+            embeds = encode_prompts(tokenizer, encoder, chunk, text_tokens)
+            yield from zip(chunk, embeds, strict=True)
+
+    _save_prompts(encode(), out, text_tokens, negative_prompt)
+
+
+def _save_prompts(
+    embeds: Iterable[tuple[str, torch.Tensor]],
+    out: str | Path,
+    text_tokens: int,
+    negative_prompt: str = "",
+) -> None:
+    """Write embeddings without padding, which is zero: most prompts fill a fifth of 512 tokens."""
+    tensors = {}
+    for prompt, embed in embeds:
+        length = int(embed.any(dim=1).nonzero().max()) + 1
+        tensors[text_key(prompt)] = embed[:length].clone().cpu()
+    metadata = {"negative_prompt": negative_prompt, "text_tokens": str(text_tokens)}
+    _save(tensors, out, metadata)
+
+
+def _save(tensors: dict[str, torch.Tensor], file: str | Path, metadata: dict[str, str]) -> None:
+    with atomic(file) as unfinished:
+        save_file(tensors, unfinished, metadata)
 
 
 class LatentCache:
@@ -88,197 +298,13 @@ class LatentCache:
         return self._captions[self.clips[i]["caption"]]
 
 
-def cache_latents(
-    dataset: str | Path,
-    model: str | Path,
-    out: str | Path,
-    *,
-    size: ClipSize,
-    text_tokens: int,
-    source: Literal["encode", "released"] = "encode",
-    skip_unusable: bool = False,
-    dtype: torch.dtype = torch.float32,
-    device: str = "cpu",
-) -> None:
-    """Encode every clip and every distinct caption of a dataset once.
-
-    With the source ``released``, take instead what the dataset holds beside each clip, in the
-    precision that it has (see `pusa.data.dataset.open_tensors`). The videos, the VAE and the text
-    encoder are not needed then; of the model, only the configs are read.
-
-    A clip that cannot be used is listed with its reason in ``unusable.csv``.
+class PromptCache:
+    """Read access to the embeddings written by `cache_prompts`.
 
     Raises:
-        ValueError: if any clip is unusable, unless ``skip_unusable``; or none is left.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it cannot be read.
     """
-    out = Path(out)
-    count_latent_frames(size.frames)
-    clips = read_metadata(dataset, suffix=TENSORS if source == "released" else "")
-    out.mkdir(parents=True, exist_ok=True)
-    # Written anew at the end: a run that fails must not leave an older run's index.
-    (out / "index.json").unlink(missing_ok=True)
-
-    made = {"source": source, **asdict(size)}
-    if source == "released":
-        shapes = _released_shapes(model, size, text_tokens)
-        check, load = partial(open_tensors, **shapes), partial(_take_clip, shapes)
-        made |= shapes
-    else:
-        vae = load_vae(model, dtype).to(device)
-        check, load = partial(check_clip, **asdict(size)), partial(_encode_clip, vae, size)
-        made |= {"vae": digest_files(Path(model) / "vae"), "dtype": str(dtype)}
-
-    # Headers first, which takes seconds: hours of encoding must not end in a bad last clip.
-    if not skip_unusable:
-        _refuse([u for clip in clips if (u := _unusable(clip, check))], len(clips), out)
-
-    index, unusable, files = [], [], {}
-    progress = tqdm(total=len(clips), desc="Caching clips", unit="clip", mininterval=2)
-    for start in range(0, len(clips), SHARD_CLIPS):
-        chunk = clips[start : start + SHARD_CLIPS]
-        name = f"latents-{start // SHARD_CLIPS:05d}.safetensors"
-        # What a shard was made from; one that says otherwise is made anew.
-        record = json.dumps({**made, "files": _file_states(chunk)}, sort_keys=True)
-        bad = _finished_shard(out / name, record)
-        if bad is None:
-            tensors, bad = {}, {}
-            for i, clip in enumerate(chunk, start):
-                try:
-                    tensors[str(i)] = load(clip.path)
-                except ValueError as error:
-                    bad[str(i)] = str(error)
-                progress.update()
-            _save(tensors, out / name, {"source": record, "unusable": json.dumps(bad)})
-        else:
-            progress.update(len(chunk))
-        for i, clip in enumerate(chunk, start):
-            if str(i) in bad:
-                unusable.append({"file": str(clip.path), "reason": bad[str(i)]})
-            else:
-                file = clip.path.relative_to(dataset).as_posix()
-                index.append({"shard": name, "name": str(i), "caption": clip.caption, "file": file})
-                files.setdefault(clip.caption, clip.path)
-    progress.close()
-
-    if skip_unusable:
-        _write_unusable(unusable, out)
-    else:
-        _refuse(unusable, len(clips), out)
-    if not index:
-        raise ValueError(f"{dataset}: no clip can be used, see {out / 'unusable.csv'}")
-    captions = out / "captions.safetensors"
-    if source == "released":
-        _take_prompts(files, shapes, captions, text_tokens=text_tokens)
-    else:
-        cache_prompts(set(files), model, captions, text_tokens=text_tokens, device=device)
-    made["text_tokens"] = text_tokens
-    _write_text(out / "index.json", json.dumps({"made": made, "clips": index}, indent=1))
-
-
-def _encode_clip(vae: AutoencoderKLWan, size: ClipSize, path: Path) -> torch.Tensor:
-    pixels = frames_to_pixels(read_clip(path, **asdict(size))[None])
-    return encode_pixels(vae, pixels.to(vae.device, vae.dtype))[0].cpu().contiguous()
-
-
-def _released_shapes(model: str | Path, size: ClipSize, text_tokens: int) -> dict[str, tuple]:
-    """The shapes that pre-encoded clips must have to be of this model."""
-    require_files(model, ["vae/config.json", "text_encoder/config.json"])
-    vae = json.loads((Path(model) / "vae" / "config.json").read_text())
-    text = json.loads((Path(model) / "text_encoder" / "config.json").read_text())
-    scale = vae.get("scale_factor_spatial", 8)  # Wan2.1's config is older than the key
-    frames = count_latent_frames(size.frames)
-    return {
-        "latents": (vae["z_dim"], frames, size.height // scale, size.width // scale),
-        "context": (1, text_tokens, text["d_model"]),
-    }
-
-
-def _take_clip(shapes: dict[str, tuple], path: Path) -> torch.Tensor:
-    """The latents of a pre-encoded clip; its embedding is checked with them."""
-    latents, context = open_tensors(path, **shapes)
-    for name, tensor in (("latents", latents), ("prompt_emb.context", context)):
-        if not torch.stack(tensor.aminmax()).isfinite().all():  # faster, and keeps every NaN
-            raise ValueError(f"{path}: {name} holds numbers that are not finite")
-    if not context.any():
-        raise ValueError(f"{path}: prompt_emb.context is zero; expected a prompt's embedding")
-    return latents.clone(memory_format=torch.contiguous_format)
-
-
-def _take_prompts(
-    files: dict[str, Path], shapes: dict[str, tuple], out: Path, *, text_tokens: int
-) -> None:
-    """Write the embedding of each caption, from the first clip that has it.
-
-    There is none of the negative prompt, which training does not read.
-    """
-    embeds = {}
-    for caption, path in tqdm(files.items(), desc="Reading prompts", mininterval=2):
-        _, context = open_tensors(path, **shapes)
-        embeds[text_key(caption)] = _strip_padding(context[0])
-    _save(embeds, out, {"negative_prompt": "", "text_tokens": str(text_tokens)})
-
-
-def cache_prompts(
-    prompts: set[str],
-    model: str | Path,
-    out: str | Path,
-    *,
-    text_tokens: int,
-    negative_prompt: str = "",
-    dtype: torch.dtype = torch.float32,
-    device: str = "cpu",
-) -> None:
-    """Write the embedding of each prompt to one safetensors file.
-
-    The negative prompt of guidance, by default the empty one, is embedded with them.
-    """
-    # Sampling and training read the cache without the text encoder, whose import takes seconds.
-    from pusa.models.text import encode_prompts, load_text_encoder
-
-    tokenizer, encoder = load_text_encoder(model, dtype)
-    encoder.to(device)
-    ordered = sorted(prompts | {negative_prompt})
-    embeds = {}
-    for start in tqdm(range(0, len(ordered), TEXT_BATCH), desc="Embedding prompts", mininterval=2):
-        chunk = ordered[start : start + TEXT_BATCH]
-        for prompt, embed in zip(
-            chunk, encode_prompts(tokenizer, encoder, chunk, text_tokens), strict=True
-        ):
-            embeds[text_key(prompt)] = _strip_padding(embed).cpu()
-    metadata = {"negative_prompt": negative_prompt, "text_tokens": str(text_tokens)}
-    _save(embeds, Path(out), metadata)
-
-
-def _strip_padding(embed: torch.Tensor) -> torch.Tensor:
-    """Without the padding, which is zero: most prompts fill a fifth of Wan's 512 tokens."""
-    return embed[: int(embed.any(dim=1).nonzero().max()) + 1].clone()
-
-
-def _unusable(clip: Clip, check: Callable[[Path], object]) -> dict[str, str] | None:
-    """Why a clip's headers rule it out, if they do."""
-    try:
-        check(clip.path)
-    except ValueError as error:
-        return {"file": str(clip.path), "reason": str(error)}
-    return None
-
-
-def _refuse(unusable: list[dict[str, str]], clips: int, out: Path) -> None:
-    _write_unusable(unusable, out)
-    if unusable:
-        raise ValueError(
-            f"{len(unusable)} of {clips} clips cannot be used, listed in "
-            f"{out / 'unusable.csv'}; the first: {unusable[0]['reason']}. Mend them, or set "
-            "cache.skip_unusable to go on without them"
-        )
-
-
-def _write_unusable(unusable: list[dict[str, str]], out: Path) -> None:
-    pd.DataFrame(unusable, columns=["file", "reason"]).to_csv(out / "unusable.csv", index=False)
-
-
-class PromptCache:
-    """Read access to the embeddings written by `cache_prompts`."""
 
     def __init__(self, file: str | Path):
         self.file = Path(file)
@@ -315,35 +341,3 @@ def _open_cached(file: Path) -> safe_open:
 def text_key(text: str) -> str:
     """A prompt as a tensor name: any character is allowed in the one, not in the other."""
     return sha256(text.encode()).hexdigest()[:24]
-
-
-def _file_states(clips: list[Clip]) -> str:
-    digest = sha256()
-    for clip in clips:
-        state = clip.path.stat()
-        digest.update(f"{clip.path.name}{state.st_size}{state.st_mtime_ns}".encode())
-    return digest.hexdigest()[:16]
-
-
-def _finished_shard(file: Path, record: str) -> dict | None:
-    """The unusable clips of a shard that an earlier run finished, or None if there is none."""
-    if not file.is_file():
-        return None
-    try:
-        with safe_open(file, framework="pt") as shard:
-            metadata = shard.metadata()
-    except SafetensorError:
-        return None
-    return json.loads(metadata["unusable"]) if metadata["source"] == record else None
-
-
-def _save(tensors: dict[str, torch.Tensor], file: Path, metadata: dict[str, str]) -> None:
-    partial = file.with_name(f".partial-{file.name}")
-    save_file(tensors, partial, metadata)
-    os.replace(partial, file)
-
-
-def _write_text(file: Path, text: str) -> None:
-    partial = file.with_name(f".partial-{file.name}")
-    partial.write_text(text)
-    os.replace(partial, file)

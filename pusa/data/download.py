@@ -6,14 +6,13 @@ where its files come from, with their sizes and SHA-256.
 
 import json
 import os
-import shutil
+import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from hashlib import file_digest, sha1
-from pathlib import Path, PurePosixPath
-from zipfile import BadZipFile, ZipFile
+from pathlib import Path
+from zipfile import BadZipFile
 
 import gdown
 import pooch
@@ -32,6 +31,7 @@ from huggingface_hub.utils import filter_repo_objects
 from tqdm import tqdm
 
 from pusa.data.suite import INFO_FILE
+from pusa.records import atomic, check_space, describe_file, remove
 
 RECORD = "download.json"
 #: Where the hub's client keeps a note on each file of a folder, and files that are under way.
@@ -61,7 +61,8 @@ def download_repository(
     The revision is resolved to a commit first, and every file is of that commit. Files that an
     earlier call fetched are kept, those of another repository or commit are deleted. The hub's
     client resumes within a file when the connection breaks, but not when it was killed: then the
-    files under way begin again. It checks sizes alone; here SHA-256 are compared too.
+    files under way begin again. It compares sizes as files come, and is asked to compare all
+    checksums in the end.
 
     Args:
         kind: ``model`` or ``dataset``.
@@ -91,7 +92,9 @@ def download_repository(
     ignore = [f"*{end}" for end in PICKLES if not any(p.endswith(end) for p in include)]
     files = _select_files(info.siblings, include or ["*"], ignore, f"{repo} at {revision}")
     _delete_unfinished(folder)
-    check_space(folder, sum(f.size for f in files if not _has_size(folder / f.rfilename, f.size)))
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = sum(f.size for f in files if not _has_size(folder / f.rfilename, f.size))
+    check_space(folder, missing, "the download")
     (folder / RECORD).unlink(missing_ok=True)
     _delete_foreign(folder, {file.rfilename for file in files})
     with _explain_errors(repo, kind, revision):
@@ -103,8 +106,12 @@ def download_repository(
             allow_patterns=list(include) or None,
             ignore_patterns=ignore,
         )
+        print(f"comparing checksums in {folder}, which may take minutes", file=sys.stderr)
+        found = HfApi().verify_repo_checksums(
+            repo, repo_type=kind, revision=info.sha, local_dir=folder
+        )
     source = {**request, "endpoint": HfApi().endpoint, "commit": info.sha}
-    write_record(folder, source, _check_files(folder, files))
+    write_record(folder, source, _describe_files(folder, files, found))
 
 
 def download_suite(folder: str | Path) -> None:
@@ -145,21 +152,16 @@ def download_file(url: str, path: Path, sha256: str | None = None) -> None:
         ValueError: if it has another checksum.
         OSError: if it cannot be downloaded.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{path.name}")
     by_hand = f"run the same command again, or put the file at {path}"
     # Pooch sets the true total; a bar without one counts as none.
     progress = tqdm(total=1, desc=path.name, unit="B", unit_scale=True, mininterval=2)
     try:
-        pooch.HTTPDownloader(progress, chunk_size=1 << 20)(url, str(partial), None)
-        if sha256 and (found := describe_file(partial)["sha256"]) != sha256:
-            raise ValueError(f"{url}: expected SHA-256 {sha256}, found {found}; {by_hand}")
-        os.replace(partial, path)
+        with atomic(path) as partial, progress:
+            pooch.HTTPDownloader(progress, chunk_size=1 << 20)(url, str(partial), None)
+            if sha256 and (found := describe_file(partial)["sha256"]) != sha256:
+                raise ValueError(f"{url}: expected SHA-256 {sha256}, found {found}; {by_hand}")
     except OSError as error:
         raise OSError(f"{url} cannot be downloaded ({_first_line(error)}); {by_hand}") from None
-    finally:
-        progress.close()
-        partial.unlink(missing_ok=True)
 
 
 def unpack(archive: Path, folder: Path, names: Sequence[str], *, inside: str = "") -> None:
@@ -170,40 +172,25 @@ def unpack(archive: Path, folder: Path, names: Sequence[str], *, inside: str = "
         inside: folder of the archive that the names lie in, ending in ``/``.
 
     Raises:
-        ValueError: if it is not a zip archive, is damaged or lacks a name, or if a path in it
-            leads out of the folder.
+        ValueError: if it is not a zip archive, is damaged or lacks a name.
     """
-    partial = folder / f".partial-{archive.stem}"
-    shutil.rmtree(partial, ignore_errors=True)
+    unpacked = folder.resolve() / f".partial-{archive.name}"
+    wanted = [inside + name for name in names]
+    remove(unpacked)  # of a process that was killed
     try:
-        with ZipFile(archive) as content:
-            for name in names:
-                content.extractall(partial, _find_members(content, inside + name))
+        pooch.Unzip(wanted, unpacked)(str(archive), "download", None)
+        if missing := [name for name in wanted if not (unpacked / name).exists()]:
+            raise ValueError(f"it has no {missing[0]}")
+        for name in names:
+            with atomic(folder / name) as partial:
+                os.replace(unpacked / inside / name, partial)
     except (BadZipFile, ValueError, zlib.error) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        wanted = ", ".join(inside + name for name in names)
         raise ValueError(
-            f"{archive}: expected a zip file with {wanted} ({error}); delete it to have it "
-            "downloaded anew"
+            f"{archive}: expected a zip file with {', '.join(wanted)} ({error}); delete it to have "
+            "it downloaded anew"
         ) from None
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        if name.endswith("/"):
-            shutil.rmtree(folder / name, ignore_errors=True)
-        os.replace(partial / inside / name, folder / name)
-    shutil.rmtree(partial)
-
-
-def _find_members(content: ZipFile, name: str) -> list[str]:
-    """The files of an archive that a name stands for; a folder's name ends in ``/``."""
-    is_folder = name.endswith("/")
-    members = [m for m in content.namelist() if m == name or (is_folder and m.startswith(name))]
-    if not members:
-        raise ValueError(f"it has no {name}")
-    for member in members:
-        if ".." in PurePosixPath(member).parts:
-            raise ValueError(f"its {member!r} leads out of the folder")
-    return members
+    finally:
+        remove(unpacked)
 
 
 def _download_images(archive: Path) -> None:
@@ -216,28 +203,11 @@ def _download_images(archive: Path) -> None:
         ) from None
 
 
-def check_space(folder: Path, needed: int) -> None:
-    """Raise OSError if ``folder``, which is made, has not ``needed`` bytes of room."""
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise OSError(
-            f"{folder}: the download needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free"
-        )
-
-
-def describe_file(path: Path) -> dict:
-    """Size in bytes and SHA-256 of a file, as records hold them."""
-    with path.open("rb") as file:
-        return {"size": path.stat().st_size, "sha256": file_digest(file, "sha256").hexdigest()}
-
-
 def write_record(folder: Path, source: dict, files: dict[str, dict]) -> None:
     """Write the ``download.json`` of a folder that is whole: its source, the time, its files."""
     date = datetime.now(UTC).isoformat(timespec="seconds")
-    partial = folder / f".partial-{RECORD}"
-    partial.write_text(json.dumps({**source, "date": date, "files": files}, indent=1) + "\n")
-    os.replace(partial, folder / RECORD)
+    with atomic(folder / RECORD) as partial:
+        partial.write_text(json.dumps({**source, "date": date, "files": files}, indent=1) + "\n")
 
 
 def _finished_download(folder: Path, request: dict) -> dict | None:
@@ -325,32 +295,23 @@ def _has_size(path: Path, size: int) -> bool:
     return path.is_file() and path.stat().st_size == size
 
 
-def _check_files(folder: Path, files: list[RepoSibling]) -> dict[str, dict]:
-    """Compare every file with what the hub says of it; a wrong one is deleted."""
-    described = {}
-    total = sum(file.size for file in files)
-    with tqdm(total=total, desc="Checking", unit="B", unit_scale=True, mininterval=2) as progress:
-        for file in files:
-            path = folder / file.rfilename
-            if not path.is_file():
-                raise OSError(f"{path} was not downloaded; run the same command again")
-            found = described[file.rfilename] = describe_file(path)
-            checks = [("bytes", file.size, found["size"])]
-            if file.lfs:
-                checks += [("SHA-256", file.lfs.sha256, found["sha256"])]
-            else:  # small files, of which the hub knows Git's own checksum
-                checks += [("Git blob", file.blob_id, _git_blob(path))]
-            for what, expected, actual in checks:
-                if expected != actual:
-                    path.unlink()
-                    raise ValueError(
-                        f"{path}: expected {what} {expected}, found {actual}; it was deleted, run "
-                        "the same command to download it again"
-                    )
-            progress.update(file.size)
-    return described
-
-
-def _git_blob(path: Path) -> str:
-    content = path.read_bytes()
-    return sha1(b"blob %d\0" % len(content) + content).hexdigest()
+def _describe_files(folder: Path, files: list[RepoSibling], found) -> dict[str, dict]:
+    """Sizes and SHA-256 of files, unless the client ``found`` a wrong one, which is deleted."""
+    names = {file.rfilename for file in files}
+    for wrong in found.mismatches:
+        if wrong["path"] in names:
+            path = folder / wrong["path"]
+            path.unlink()
+            raise ValueError(
+                f"{path}: expected {wrong['algorithm']} {wrong['expected']}, found "
+                f"{wrong['actual']}; it was deleted, run the same command to download it again"
+            )
+    if missing := names.intersection(found.missing_paths):
+        raise OSError(f"{folder / min(missing)} was not downloaded; run the same command again")
+    # Of small files the hub knows Git's own checksum alone.
+    return {
+        file.rfilename: {"size": file.size, "sha256": file.lfs.sha256}
+        if file.lfs
+        else describe_file(folder / file.rfilename)
+        for file in files
+    }

@@ -4,7 +4,6 @@ Frames are ``uint8`` arrays of shape ``(frames, height, width, 3)``, RGB, 0-255.
 """
 
 import json
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from av.video.reformatter import ColorTrc
 from PIL import Image
 
 from pusa.data.image import check_sides
+from pusa.records import atomic
 
 FPS = 16  # Wan2.1's frame rate; VBench's dynamic degree depends on it
 CRF = 10  # VBench-I2V's recipe
@@ -206,12 +206,10 @@ def write_video(
     Raises:
         ValueError: if height or width is odd, which yuv420p cannot hold.
     """
-    path = Path(path)
     height, width = frames.shape[1:3]
     if height % 2 or width % 2:
         raise ValueError(f"{path}: frames of {width}x{height} pixels, expected even sides")
-    partial = path.with_name(f".partial-{path.name}")
-    with av.open(str(partial), "w", format="mp4") as container:
+    with atomic(path) as partial, av.open(str(partial), "w", format="mp4") as container:
         if settings is not None:
             container.metadata["comment"] = json.dumps(settings, sort_keys=True)
         # One thread and no macroblock tree: with it, x264 was seen to write small clips in
@@ -223,25 +221,16 @@ def write_video(
             image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
             container.mux(stream.encode(image))
         container.mux(stream.encode())
-    os.replace(partial, path)
 
 
 def write_gif(path: str | Path, frames: np.ndarray) -> None:
     """Write ``(frames, height, width, 3)`` as an endless GIF of 16 frames per second."""
-    path = Path(path)
-    partial = path.with_name(f".partial-{path.name}")
     # GIF counts hundredths of a second, of which a frame takes 6.25: the rest goes to every fourth.
     ends = [round(100 * n / FPS) for n in range(len(frames) + 1)]
-    first, *others = (Image.fromarray(frame) for frame in frames)
-    first.save(
-        partial,
-        format="GIF",
-        save_all=True,
-        append_images=others,
-        duration=[10 * (end - start) for start, end in pairwise(ends)],
-        loop=0,
-    )
-    os.replace(partial, path)
+    times = [10 * (end - start) for start, end in pairwise(ends)]
+    first, *others = map(Image.fromarray, frames)
+    with atomic(path) as partial:
+        first.save(partial, "GIF", save_all=True, append_images=others, duration=times, loop=0)
 
 
 def write_png_frames(folder: str | Path, frames: np.ndarray) -> None:

@@ -15,7 +15,6 @@ import shutil
 from collections import ChainMap
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
@@ -36,6 +35,7 @@ from pusa.models.lora_formats import (
     to_wan,
 )
 from pusa.models.stream import TensorLayout, read_header, read_tensor, write_tensors
+from pusa.records import atomic, check_space
 
 METADATA_KEY = "pusa"
 #: Metadata key of merged weights: what was merged into them.
@@ -67,10 +67,12 @@ def save_lora(file: str | Path, tensors: dict[str, torch.Tensor], info: LoraInfo
 
     The same tensors and info always give the same bytes.
     """
-    file = Path(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
     layout = {PREFIX + n: TensorLayout(t.dtype, tuple(t.shape)) for n, t in tensors.items()}
-    metadata = {"format": "pt", **_info_metadata(info), ADAPTER_KEY: _adapter_metadata(info)}
+    metadata = {
+        "format": "pt",
+        METADATA_KEY: json.dumps(asdict(info)),
+        ADAPTER_KEY: _adapter_metadata(info),
+    }
     write_tensors(file, layout, lambda name: tensors[name.removeprefix(PREFIX)], metadata)
 
 
@@ -87,11 +89,6 @@ def read_lora(file: str | Path) -> tuple[dict[str, torch.Tensor], LoraInfo]:
         tensors[f"{name}.lora_A.weight"] = lora.tensor(module.down)
         tensors[f"{name}.lora_B.weight"] = lora.tensor(module.up)
     return tensors, lora_info(lora)
-
-
-def lora_rank(file: str | Path) -> int:
-    """The rank of a LoRA file of any format, from its header alone; errors as `read_lora`."""
-    return open_lora(file).rank
 
 
 def lora_info(lora: LoraFile) -> LoraInfo:
@@ -174,11 +171,10 @@ def convert_lora(
 
     if to == "authors":
         info = replace(info, lora_alpha=info.rank)
-    metadata = {**lora.metadata, "format": "pt", **_info_metadata(info)}
+    metadata = {**lora.metadata, "format": "pt", METADATA_KEY: json.dumps(asdict(info))}
     metadata.pop(ADAPTER_KEY, None)
     if to == "diffusers":
         metadata[ADAPTER_KEY] = _adapter_metadata(info, lora.modules)
-    out.parent.mkdir(parents=True, exist_ok=True)
     write_tensors(out, layout, read, metadata)
     return lora, open_lora(out)
 
@@ -196,10 +192,6 @@ def _fold_alpha(lora: LoraFile, name: str) -> torch.Tensor:
             "exactly; expected another format to convert to"
         )
     return folded
-
-
-def _info_metadata(info: LoraInfo) -> dict[str, str]:
-    return {METADATA_KEY: json.dumps(asdict(info))}
 
 
 def _adapter_metadata(info: LoraInfo, modules: dict[str, LoraModule] | None = None) -> str:
@@ -229,39 +221,40 @@ def merge_lora(base: str | Path, lora: str | Path, out: str | Path, *, lora_scal
             no weight or one of another shape, or the base already has a LoRA merged into it, or
             the result is not finite.
     """
-    base, out = Path(base), Path(out)
+    base, out = Path(base), Path(out).resolve()
     if not math.isfinite(lora_scale):
         raise ValueError(f"lora_scale is {lora_scale}, expected a finite number")
     if (base / "model_index.json").exists():
         raise ValueError(f"{base} is a whole model, expected its transformer, {base}/transformer")
     require_files(base, ["config.json"])
     shards = {file: read_header(file)[0] for file in weight_files(base)}
-    merged = read_merged(base)
-    if merged:
+    if merged := read_merged(base):
         raise ValueError(f"{base} already holds a merged LoRA ({merged}); merge into the original")
     opened = open_lora(lora)
     modules = fit_lora(opened, base)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise FileExistsError(f"{out} exists already, expected a new or empty folder")
-    unfinished = out.resolve().with_name(f".partial-{out.resolve().name}")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a merge that was killed
-    _check_room(out, sum(file.stat().st_size for file in shards))
 
     record = {"sha256": digest_lora(opened), "lora_scale": lora_scale}
     metadata = {"format": "pt", MERGED_KEY: json.dumps(record)}
-    size = sum(tensor.nbytes for shard in shards.values() for tensor in shard.values())
-    unfinished.mkdir(parents=True)
-    try:
-        with tqdm(total=size, desc="merge", unit="B", unit_scale=True, mininterval=5) as progress:
-            for file, layout in shards.items():
-                read = partial(_merged_tensor, file, opened, modules, lora_scale, progress)
-                write_tensors(unfinished / file.name, layout, read, metadata)
+    place = {name: file for file, layout in shards.items() for name in layout}
+    size = sum(tensor.nbytes for layout in shards.values() for tensor in layout.values())
+
+    def read(name: str) -> torch.Tensor:
+        weight = read_tensor(place[name], name)
+        progress.update(weight.nbytes)
+        return _add(weight, opened, name, modules[name], lora_scale) if name in modules else weight
+
+    with (
+        atomic(out) as unfinished,
+        tqdm(total=size, desc="merge", unit="B", unit_scale=True, mininterval=5) as progress,
+    ):
+        check_space(unfinished.parent, size, "the merged transformer")
+        unfinished.mkdir()
+        for file, layout in shards.items():
+            write_tensors(unfinished / file.name, layout, read, metadata)
         for extra in base.glob("*.json"):
             shutil.copyfile(extra, unfinished / extra.name)
-        unfinished.replace(out.resolve())
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
 
 
 def fit_lora(lora: LoraFile, base: str | Path) -> dict[str, LoraModule]:
@@ -323,30 +316,10 @@ def _count_blocks(names: Iterable[str]) -> int:
     return len({inside[1] for name in names if (inside := re.match(r"blocks\.(\d+)\.", name))})
 
 
-def _check_room(out: Path, needed: int) -> None:
-    folder = next(parent for parent in out.resolve().parents if parent.exists())
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise OSError(
-            f"merging into {out} takes {needed / 1e9:.3g} GB, but {folder} has {free / 1e9:.3g} GB "
-            "free"
-        )
-
-
-def _merged_tensor(
-    file: Path,
-    lora: LoraFile,
-    modules: dict[str, LoraModule],
-    lora_scale: float,
-    progress: tqdm,
-    name: str,
+def _add(
+    weight: torch.Tensor, lora: LoraFile, name: str, module: LoraModule, lora_scale: float
 ) -> torch.Tensor:
-    """A tensor of the base, with the LoRA's part if it has one."""
-    weight = read_tensor(file, name)
-    progress.update(weight.nbytes)
-    if name not in modules:
-        return weight
-    module = modules[name]
+    """``W + lora_scale * (alpha / rank) * B A`` of the weight ``name``, in its own type."""
     down, up = lora.tensor(module.down).float(), lora.tensor(module.up).float()
     scale = lora_scale * module.alpha / module.rank
     merged = torch.empty_like(weight)

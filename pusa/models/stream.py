@@ -9,7 +9,6 @@ of the header; the header, JSON; the tensors' bytes without gaps.
 """
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
+
+from pusa.records import atomic
 
 #: The format's names of types; those that a tensor of ours or of a base may have.
 DTYPES = {
@@ -104,16 +105,10 @@ def write_tensors(
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
 
-    partial = file.with_name(f".partial-{file.name}")
-    try:
-        with partial.open("wb") as stream:
-            stream.write(len(text).to_bytes(8, "little") + text)
-            for name in names:
-                stream.write(_data(file, name, read(name), layout[name]))
-        os.replace(partial, file)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with atomic(file) as partial, partial.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            stream.write(_data(file, name, read(name), layout[name]))
 
 
 def _data(file: Path, name: str, tensor: torch.Tensor, expected: TensorLayout) -> np.ndarray:

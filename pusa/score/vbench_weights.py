@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from pusa.records import check_space, describe_file
+
 
 @dataclass(frozen=True)
 class Download:
@@ -211,7 +213,7 @@ def download_weights(folder: str | Path) -> None:
         ValueError: if a file has a wrong checksum, or an archive is not what it should be.
         OSError: if the disk is too small or a file cannot be downloaded.
     """
-    from pusa.data.download import check_space, write_record
+    from pusa.data.download import write_record
 
     folder = Path(folder)
     recorded = _read_record(folder)
@@ -219,7 +221,8 @@ def download_weights(folder: str | Path) -> None:
     for download in DOWNLOADS:  # what is there, before anything is downloaded
         files |= _describe(download, folder, recorded)
     to_do = [download for download in DOWNLOADS if download.missing(folder, recorded)]
-    check_space(folder, sum(download.megabytes for download in to_do) * 1_000_000)
+    folder.mkdir(parents=True, exist_ok=True)
+    check_space(folder, sum(d.megabytes for d in to_do) * 1_000_000, "the download")
     for download in to_do:
         _fetch(download, folder, download.missing(folder, recorded))
         files |= _describe(download, folder, files)
@@ -286,8 +289,6 @@ def _describe(download: Download, folder: Path, recorded: dict[str, dict]) -> di
 
     A file of the recorded size is taken for the one on record; others are read.
     """
-    from pusa.data.download import describe_file
-
     described = {}
     for name, sha256 in download.files.items():
         for path in _list_files(folder / download.folder / name):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from pusa.clip import ClipSize
 from pusa.data import cache as caching
-from pusa.data.cache import LatentCache, PromptCache, cache_latents, cache_prompts, text_key
+from pusa.data.cache import LatentCache, PromptCache, cache_latents, cache_prompts
 from pusa.data.dataset import read_clip, read_metadata
 from pusa.data.video import write_video
 from pusa.models.folder import digest_files
@@ -35,7 +35,7 @@ def encoded(monkeypatch):
         calls.append(len(pixels))
         return encode_pixels(vae, pixels)
 
-    monkeypatch.setattr(caching, "encode_pixels", counting)
+    monkeypatch.setattr("pusa.models.load.encode_pixels", counting)
     return calls
 
 
@@ -122,7 +122,7 @@ def test_finished_shards_are_kept(dataset, model, size, tmp_path, monkeypatch, e
         return encode_pixels(vae, pixels)
 
     with monkeypatch.context() as patch:
-        patch.setattr(caching, "encode_pixels", interrupted)
+        patch.setattr("pusa.models.load.encode_pixels", interrupted)
         with pytest.raises(KeyboardInterrupt):
             build(dataset, model, tmp_path / "cache", size)
     with pytest.raises(FileNotFoundError):
@@ -150,24 +150,19 @@ def test_a_changed_clip_is_encoded_anew(own, model, size, tmp_path, monkeypatch,
     assert changed == [False, False, False, True, False, False]
 
 
-def test_another_size_is_encoded_anew(dataset, model, size, tmp_path, encoded):
+def test_another_vae_or_size_is_encoded_anew(dataset, model, size, tmp_path, encoded):
     build(dataset, model, tmp_path / "cache", size)
-    encoded.clear()
-    other = ClipSize(frames=5, height=64, width=64)
-    assert build(dataset, model, tmp_path / "cache", other).latents(0).shape == (16, 2, 8, 8)
-    assert len(encoded) == 6
-
-
-def test_another_vae_is_encoded_anew(dataset, model, size, tmp_path, encoded):
-    build(dataset, model, tmp_path / "cache", size)
-    encoded.clear()
     shutil.copytree(model, tmp_path / "model")
     weights = tmp_path / "model" / "vae" / "diffusion_pytorch_model.safetensors"
     tensors = {name: tensor.clone() for name, tensor in load_file(weights).items()}
     tensors["quant_conv.weight"] *= 2
     save_file(tensors, weights, {"format": "pt"})
     build(dataset, tmp_path / "model", tmp_path / "cache", size)
-    assert len(encoded) == 6
+    assert len(encoded) == 12
+    shorter = ClipSize(frames=5, height=64, width=64)
+    data = build(dataset, tmp_path / "model", tmp_path / "cache", shorter)
+    assert data.latents(0).shape == (16, 2, 8, 8)
+    assert len(encoded) == 18
 
 
 def test_a_damaged_shard_is_encoded_anew(dataset, model, size, tmp_path, encoded):
@@ -194,7 +189,7 @@ def spoiled(own):
     return own
 
 
-def test_unusable_clips_fail_with_counts(spoiled, model, size, tmp_path, encoded):
+def test_unusable_clips_fail_with_counts(spoiled, dataset, model, size, tmp_path, encoded):
     out = tmp_path / "cache"
     with pytest.raises(ValueError, match=r"3 of 6 clips cannot be used.*unusable\.csv.*000002"):
         build(spoiled, model, out, size)
@@ -212,31 +207,21 @@ def test_unusable_clips_fail_with_counts(spoiled, model, size, tmp_path, encoded
         strict=True,
     ):
         assert words in reason
+    shutil.copytree(dataset, spoiled, dirs_exist_ok=True)  # mended
+    assert len(build(spoiled, model, out, size)) == 6
+    assert pd.read_csv(out / "unusable.csv").empty
 
 
 def test_unusable_clips_are_skipped_on_request(spoiled, model, size, tmp_path, latent_cache):
-    data = build(spoiled, model, tmp_path / "cache", size, skip_unusable=True)
+    """Nor are they forgotten when a second run finds their shard finished."""
     usable = LatentCache(latent_cache)
-    assert len(data) == 3
-    for ours, original in enumerate((0, 3, 5)):
-        assert torch.equal(data.latents(ours), usable.latents(original))
-        assert torch.equal(data.prompt_embeds(ours), usable.prompt_embeds(original))
-    assert len(pd.read_csv(tmp_path / "cache" / "unusable.csv")) == 3
-
-
-def test_unusable_clips_are_not_forgotten_with_their_shard(spoiled, model, size, tmp_path):
-    """A second run takes the finished shards and must complain as the first did."""
     for _ in range(2):
-        with pytest.raises(ValueError, match="3 of 6 clips cannot be used"):
-            build(spoiled, model, tmp_path / "cache", size)
-
-
-def test_mended_clips_are_taken(spoiled, dataset, model, size, tmp_path):
-    with pytest.raises(ValueError):
-        build(spoiled, model, tmp_path / "cache", size)
-    shutil.copytree(dataset, spoiled, dirs_exist_ok=True)
-    assert len(build(spoiled, model, tmp_path / "cache", size)) == 6
-    assert pd.read_csv(tmp_path / "cache" / "unusable.csv").empty
+        data = build(spoiled, model, tmp_path / "cache", size, skip_unusable=True)
+        assert len(data) == 3
+        for ours, original in enumerate((0, 3, 5)):
+            assert torch.equal(data.latents(ours), usable.latents(original))
+            assert torch.equal(data.prompt_embeds(ours), usable.prompt_embeds(original))
+        assert len(pd.read_csv(tmp_path / "cache" / "unusable.csv")) == 3
 
 
 def test_no_usable_clip(own, model, size, tmp_path):
@@ -355,28 +340,6 @@ def test_unusable_released_clips(released, configs, size, tmp_path):
         assert words in reason
 
 
-def test_finished_shards_of_released_clips_are_kept(released, configs, size, tmp_path, monkeypatch):
-    monkeypatch.setattr(caching, "SHARD_CLIPS", 2)
-    save, out = caching._save, tmp_path / "cache"
-
-    def interrupted(tensors, file, metadata):
-        if "00002" in file.name:
-            raise KeyboardInterrupt
-        save(tensors, file, metadata)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(caching, "_save", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            build(released, configs, out, size, source="released")
-    finished = {file: file.stat().st_ino for file in out.glob("latents-*")}
-    assert len(finished) == 2
-    change(released, 2, latents=torch.ones(16, 3, 8, 8))
-    data = build(released, configs, out, size, source="released")
-    kept = [file.stat().st_ino == inode for file, inode in sorted(finished.items())]
-    assert kept == [True, False]  # the second holds the clip that changed
-    assert torch.equal(data.latents(2), torch.ones(16, 3, 8, 8))
-
-
 def test_released_clips_of_another_model_are_refused(released, configs, size, tmp_path):
     config = json.loads((configs / "vae" / "config.json").read_text())
     (configs / "vae" / "config.json").write_text(json.dumps({**config, "z_dim": 48}))
@@ -406,10 +369,3 @@ def test_uncached_prompt_is_named(prompt_cache):
 def test_missing_prompt_cache_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist; run `pusa cache-prompts`"):
         PromptCache(tmp_path / "p.safetensors")
-
-
-def test_text_keys_are_safe_and_distinct():
-    texts = ["a", "A", "a/b", "__metadata__", "naïve \n", ""]
-    keys = [text_key(text) for text in texts]
-    assert len(set(keys)) == len(texts)
-    assert all(key.isalnum() for key in keys)

@@ -1,11 +1,12 @@
-"""Downloads with the hub's real client, against a local server; each in a process of its own,
-since the client reads its environment when it is imported."""
+"""Downloads with the hub's real client, against a local server."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from zipfile import ZipFile
@@ -14,6 +15,7 @@ import pytest
 from gdown.exceptions import DownloadError
 
 from pusa.data import download as downloads
+from pusa.data.download import download_repository
 from pusa.data.suite import INFO_FILE
 from tests.hub_server import HubServer, Repo
 
@@ -21,12 +23,13 @@ BIG = "transformer/model.safetensors"
 #: The client hands on what it received in such pieces; less than one is lost with a connection.
 PIECE = 10 * 1024 * 1024
 SIZE = PIECE + 2_000_000
-INCLUDE = ["--include", "*.json", "--include", "transformer/*"]
+INCLUDE = ("*.json", "transformer/*")
+OFFLINE = "huggingface_hub.constants.HF_HUB_OFFLINE"
 
 
 @pytest.fixture
-def hub(tmp_path):
-    """A server with the model repository ``org/model``."""
+def hub(tmp_path, monkeypatch):
+    """A server with the model repository ``org/model``, which the client asks."""
     folder = tmp_path / "repo"
     (folder / "transformer").mkdir(parents=True)
     (folder / "model_index.json").write_text("{}")
@@ -35,33 +38,34 @@ def hub(tmp_path):
     (folder / BIG).write_bytes(os.urandom(SIZE))
     (folder / "transformer" / "model.bin").write_bytes(b"pickle")
     with HubServer({"org/model": Repo(folder)}) as server:
+        server.point_client(monkeypatch)
         yield server
+
+
+@pytest.fixture
+def folder(hub, tmp_path):
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def download(folder):
+    """A function that downloads the files of `INCLUDE`."""
+    return partial(download_repository, "org/model", folder, kind="model", include=INCLUDE)
 
 
 @pytest.fixture
 def command(hub, tmp_path):
     """A function that gives the arguments of a `subprocess` call of ``pusa download``."""
 
-    def build(*options, folder=tmp_path / "model", repo="org/model", kind="model", env=()):
+    def build(*options, repo="org/model", kind="model", url=hub.url):
         clean = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-        own = {"HOME": str(tmp_path / "home"), "HF_HOME": str(tmp_path / "hf")}
-        words = [sys.executable, "-m", "pusa", "download", repo, folder, "--kind", kind, *options]
-        env = {**clean, **own, "HF_ENDPOINT": hub.url, **dict(env)}
-        return {"args": words, "env": env, "text": True}
+        words = ["download", repo, tmp_path / "model", "--kind", kind, *options]
+        return {
+            "args": [sys.executable, "-m", "pusa", *words],
+            "env": {**clean, "HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": url},
+        }
 
     return build
-
-
-@pytest.fixture
-def download(command):
-    """A function that downloads and returns exit code and what was said last."""
-
-    def call(*options, **details):
-        done = subprocess.run(**command(*options, **details), capture_output=True)
-        assert "Traceback" not in done.stderr
-        return done.returncode, (done.stderr.strip().splitlines() or [""])[-1]
-
-    return call
 
 
 def asked(hub):
@@ -82,71 +86,72 @@ def files_of(folder):
 # What is downloaded, and its record
 
 
-def test_only_matching_files_of_one_commit(hub, download, tmp_path):
-    assert download(*INCLUDE)[0] == 0
-    folder, repo = tmp_path / "model", hub.repos["org/model"]
+def test_only_matching_files_of_one_commit(hub, folder, download):
+    download()
+    repo = hub.repos["org/model"]
     names = {"model_index.json", "transformer/config.json", BIG}
     assert files_of(folder) == names | {"download.json"}
     paths = {r.path for r in hub.log if "/resolve/" in r.path}
     assert paths == {f"/org/model/resolve/{repo.commit}/{name}" for name in names}
     record = json.loads((folder / "download.json").read_text())
-    assert record["files"] == {
-        name: {
-            "size": (repo.folder / name).stat().st_size,
-            "sha256": sha256((repo.folder / name).read_bytes()).hexdigest(),
-        }
-        for name in record["files"]
+    assert record.pop("date") and record == {
+        "repo": "org/model",
+        "kind": "model",
+        "revision": "main",
+        "include": list(INCLUDE),
+        "endpoint": hub.url,
+        "commit": repo.commit,
+        "files": {
+            name: {
+                "size": (repo.folder / name).stat().st_size,
+                "sha256": sha256((repo.folder / name).read_bytes()).hexdigest(),
+            }
+            for name in names
+        },
     }
-    assert set(record["files"]) == names
-    assert [record[k] for k in ("repo", "kind", "revision", "commit", "endpoint")] == [
-        "org/model",
-        "model",
-        "main",
-        repo.commit,
-        hub.url,
-    ]
-    assert not (tmp_path / "home").exists()  # HF_HOME is where the client may write
 
 
-def test_a_pickle_is_taken_only_by_name(download, tmp_path):
-    assert download("--include", "transformer/*.bin")[0] == 0
-    assert files_of(tmp_path / "model") == {"transformer/model.bin", "download.json"}
-    assert download(folder=tmp_path / "all")[0] == 0
-    assert "transformer/model.bin" not in files_of(tmp_path / "all")
+def test_a_pickle_is_taken_only_by_name(folder, download):
+    download(include=["transformer/*.bin"])
+    assert files_of(folder) == {"transformer/model.bin", "download.json"}
+    download(include=())
+    assert "transformer/model.bin" not in files_of(folder)
 
 
-def test_the_second_call_downloads_nothing(hub, download):
-    download(*INCLUDE)
+def test_the_second_call_downloads_nothing(hub, download, monkeypatch):
+    download()
     hub.log.clear()
-    assert download(*INCLUDE)[0] == 0
+    download()
     assert [r.path for r in asked(hub)] == ["/api/models/org/model/revision/main"]
     hub.log.clear()
-    assert download(*INCLUDE, env={"HF_HUB_OFFLINE": "1"})[0] == 0
+    monkeypatch.setattr(OFFLINE, True)
+    download()
     assert asked(hub) == []
 
 
-def test_a_lost_file_is_fetched_again(hub, download, tmp_path):
-    download(*INCLUDE)
-    (tmp_path / "model" / "model_index.json").unlink()
+def test_a_lost_file_is_fetched_again(hub, folder, download):
+    download()
+    (folder / "model_index.json").unlink()
     hub.log.clear()
-    assert download(*INCLUDE)[0] == 0
+    download()
     assert fetched(hub) == ["model_index.json"]
 
 
-def test_files_of_another_commit_do_not_survive(hub, download, tmp_path):
-    folder, source = tmp_path / "model", tmp_path / "repo"
-    download(*INCLUDE)
+def test_files_of_another_commit_do_not_survive(hub, folder, download, tmp_path):
+    source = tmp_path / "repo"
+    download()
     (folder / "mine.txt").write_text("not from the hub")
     (source / "model_index.json").write_text('{"new": true}')
     (source / "transformer" / "config.json").unlink()
     hub.repos["org/model"] = Repo(source)
     hub.faults.short.add("model_index.json")
-    assert download(*INCLUDE)[0] == 1
+    with pytest.raises(OSError, match="was not downloaded whole"):
+        download()
     assert not (folder / "download.json").exists()
     assert not (folder / "transformer" / "config.json").exists()
     hub.faults.short.clear()
     hub.log.clear()
-    assert download(*INCLUDE)[0] == 0
+    download()
     assert (folder / "model_index.json").read_text() == '{"new": true}'
     assert files_of(folder) == {"model_index.json", BIG, "download.json", "mine.txt"}
     assert fetched(hub) == ["model_index.json"]  # the others are the same
@@ -166,8 +171,7 @@ def test_the_server_as_a_command(tmp_path, command):
         options = ["--include", "metadata.csv", "--include", "*.tensors.pth"]
         try:
             subprocess.run(
-                **command(*options, repo="org/data", kind="dataset", env={"HF_ENDPOINT": url}),
-                check=True,
+                **command(*options, repo="org/data", kind="dataset", url=url), check=True
             )
         finally:
             server.terminate()
@@ -178,29 +182,31 @@ def test_the_server_as_a_command(tmp_path, command):
 # Interruptions
 
 
-def test_a_broken_connection_resumes(hub, download, tmp_path):
+def test_a_broken_connection_resumes(hub, folder, download, tmp_path):
     hub.faults.cut[BIG] = PIECE + 1_000_000
-    assert download(*INCLUDE)[0] == 0
+    download()
     sent = [(r.range, r.sent) for r in hub.log if r.method == "GET" and r.path.endswith(BIG)]
     assert sent == [(None, PIECE + 1_000_000), (f"bytes={PIECE}-", SIZE - PIECE)]
-    assert (tmp_path / "model" / BIG).read_bytes() == (tmp_path / "repo" / BIG).read_bytes()
+    assert (folder / BIG).read_bytes() == (tmp_path / "repo" / BIG).read_bytes()
 
 
-def test_a_killed_download_keeps_what_it_had(hub, command, download, tmp_path):
-    notes = tmp_path / "model" / ".cache" / "huggingface" / "download"
+def test_a_killed_download_keeps_what_it_had(hub, command, folder, download):
+    notes = folder / ".cache" / "huggingface" / "download"
     hub.faults.hold[BIG] = PIECE + 1_000_000
-    with subprocess.Popen(**command(*INCLUDE), stderr=subprocess.DEVNULL) as process:
-        assert hub.faults.holding.wait(30)
+    options = [word for pattern in INCLUDE for word in ("--include", pattern)]
+    with subprocess.Popen(**command(*options), stderr=subprocess.DEVNULL) as process:
+        assert hub.faults.holding.wait(60)
         finished = [notes / f"{n}.json.metadata" for n in ("model_index", "transformer/config")]
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not all(note.exists() for note in finished):
             assert time.monotonic() < deadline
+            time.sleep(0.05)
         process.kill()
     assert list(notes.rglob("*.incomplete"))
-    assert not (tmp_path / "model" / "download.json").exists()
+    assert not (folder / "download.json").exists()
     hub.faults.hold.clear()
     hub.log.clear()
-    assert download(*INCLUDE)[0] == 0
+    download()
     assert fetched(hub) == ["model.safetensors"]
     assert not list(notes.rglob("*.incomplete"))
 
@@ -209,94 +215,82 @@ def test_a_killed_download_keeps_what_it_had(hub, command, download, tmp_path):
 
 
 @pytest.mark.parametrize("name", [BIG, "transformer/config.json"])
-def test_a_wrong_checksum_is_refused(hub, download, tmp_path, name):
+def test_a_wrong_checksum_is_refused(hub, folder, download, tmp_path, name):
     hub.faults.corrupt.add(name)
-    code, said = download(*INCLUDE)
-    file = tmp_path / "model" / name
-    assert code == 1
-    assert said.startswith(f"error: {file}: expected {'SHA-256' if name == BIG else 'Git blob'}")
+    with pytest.raises(ValueError) as error:
+        download()
+    said, file = str(error.value), folder / name
+    assert said.startswith(f"{file}: expected {'sha256' if name == BIG else 'git-sha1'} ")
     good = (tmp_path / "repo" / name).read_bytes()
     if name == BIG:
         bad = bytes([good[0] ^ 1]) + good[1:]
-        assert f"SHA-256 {sha256(good).hexdigest()}, found {sha256(bad).hexdigest()}" in said
+        assert f"sha256 {sha256(good).hexdigest()}, found {sha256(bad).hexdigest()}; " in said
     assert not file.exists()
-    assert not (tmp_path / "model" / "download.json").exists()
+    assert not (folder / "download.json").exists()
     hub.faults.corrupt.clear()
-    assert download(*INCLUDE)[0] == 0
+    download()
     assert file.read_bytes() == good
 
 
-def test_a_truncated_transfer_is_refused(hub, download, tmp_path):
+def test_a_truncated_transfer_is_refused(hub, folder, download):
     hub.faults.short.add(BIG)
-    code, said = download(*INCLUDE)
-    assert code == 1
+    with pytest.raises(OSError) as error:
+        download()
+    said = str(error.value)
     assert "/org/model was not downloaded whole (Consistency check failed: file should be" in said
     assert f"of size {SIZE} but has size {SIZE // 2}" in said
     assert said.endswith("run the same command again, finished files are kept")
-    assert not (tmp_path / "model" / "download.json").exists()
+    assert not (folder / "download.json").exists()
 
 
-def test_a_gated_repository(hub, download, tmp_path):
+def test_a_gated_repository(hub, download, monkeypatch):
     hub.repos["org/model"].token = "secret"
-    code, said = download(*INCLUDE)
-    assert code == 1
-    assert f"{hub.url}/org/model is gated: accept its terms on that page, and set HF_TOKEN" in said
+    message = f"{hub.url}/org/model is gated: accept its terms on that page, and set HF_TOKEN"
+    with pytest.raises(OSError, match=message):
+        download()
     hub.log.clear()
-    assert download(*INCLUDE, env={"HF_TOKEN": "secret"})[0] == 0
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    download()
     assert {r.authorization for r in asked(hub)} == {"Bearer secret"}
 
 
-def test_a_token_in_hf_home(hub, download, tmp_path):
-    hub.repos["org/model"].token = "secret"
-    (tmp_path / "hf").mkdir()
-    (tmp_path / "hf" / "token").write_text("secret")
-    assert download(*INCLUDE)[0] == 0
-
-
 @pytest.mark.parametrize(
-    ("options", "details", "message"),
+    ("repo", "options", "settings", "message"),
     [
-        ([], {"repo": "org/none"}, "/org/none does not exist, or is private"),
-        ([], {"kind": "dataset"}, "/datasets/org/model does not exist, or is private: check"),
-        (["--revision", "v2"], {}, "/org/model has no revision 'v2'; expected a branch, a tag"),
+        ("org/none", {}, {}, "/org/none does not exist, or is private"),
+        ("org/model", {"kind": "dataset"}, {}, "/datasets/org/model does not exist, or is private"),
+        ("org/model", {"revision": "v2"}, {}, "/org/model has no revision 'v2'; expected a branch"),
         (
-            ["--include", "*.json", "--include", "vae/*"],
+            "org/model",
+            {"include": ["*.json", "vae/*"]},
             {},
             "org/model at main: no file matches 'vae/*'; found 5 files, such as README.md, ",
         ),
-        ([], {"env": {"HF_HUB_OFFLINE": "1"}}, "run them on the login node"),
+        ("org/model", {}, {"HF_HUB_OFFLINE": True}, "run them on the login node"),
         (
-            [],
-            {"env": {"HF_ENDPOINT": "http://127.0.0.1:9"}},
+            "org/model",
+            {},
+            {"ENDPOINT": "http://127.0.0.1:9"},
             "http://127.0.0.1:9/org/model cannot be reached ([Errno 111] Connection refused)",
         ),
-        ([], {"repo": "a/b/c"}, "a/b/c"),
     ],
-    ids=["repository", "kind", "revision", "pattern", "offline", "connection", "name"],
+    ids=["repository", "kind", "revision", "pattern", "offline", "connection"],
 )
-def test_errors_are_one_sentence(download, tmp_path, options, details, message):
-    code, said = download(*options, **details)
-    assert code == 1
-    assert said.startswith("error: ")
-    assert message in said
-    assert not (tmp_path / "model").exists()
+def test_errors_are_one_sentence(folder, monkeypatch, repo, options, settings, message):
+    for name, value in settings.items():
+        monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+    with pytest.raises((OSError, ValueError)) as error:
+        download_repository(repo, folder, **{"kind": "model", **options})
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not folder.exists()
 
 
-def test_a_full_disk_is_noticed_before(hub, command, tmp_path):
-    call = command(*INCLUDE)
-    words = [str(word) for word in call["args"][3:]]
-    code = (
-        "import shutil, sys, pusa.cli\n"
-        "shutil.disk_usage = lambda folder: shutil._ntuple_diskusage(0, 0, 12_000_000)\n"
-        f"sys.argv = {['pusa', *words]!r}\n"
-        "pusa.cli.main()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=call["env"], capture_output=True, text=True
-    )
-    assert done.returncode == 1
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.endswith("model: the download needs 0.01 GB, 0.01 GB are free")
+def test_a_full_disk_is_noticed_before(hub, folder, download, monkeypatch):
+    usage = shutil.disk_usage(folder.parent)._replace(free=12_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    with pytest.raises(OSError, match=r"model: the download needs 0\.0125 GB, 0\.012 GB are free"):
+        download()
     assert all("/resolve/" not in r.path for r in hub.log)
 
 
@@ -425,9 +419,8 @@ def test_a_file_that_came_wrong_is_not_there(hub, file_url, tmp_path, fault, err
     assert list(target.parent.iterdir()) == []
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:9/file.pth", "{hub.url}/none.pth"])
-def test_a_file_that_cannot_be_had(hub, tmp_path, url):
-    url = url.format(hub=hub)
+def test_a_file_that_cannot_be_had(hub, tmp_path):
+    url = f"{hub.url}/none.pth"
     with pytest.raises(OSError, match=f"{url} cannot be downloaded "):
         downloads.download_file(url, tmp_path / "file.pth")
 
@@ -441,27 +434,21 @@ def zipped(path, **members):
 
 def test_unpacking_takes_what_is_named(tmp_path):
     names = {"top/a.py": "a", "top/code/b.py": "b", "top/code/in/c.py": "c", "top/d.gif": "d"}
-    archive = zipped(tmp_path / "code.zip", **names)
+    archive = zipped(tmp_path / "code.zip", **names, **{"top/code/../../../evil": "!"})
     downloads.unpack(archive, tmp_path / "out", ["a.py", "code/"], inside="top/")
     assert files_of(tmp_path / "out") == {"a.py", "code/b.py", "code/in/c.py"}
     assert (tmp_path / "out" / "code" / "in" / "c.py").read_text() == "c"
-    assert [p.name for p in (tmp_path / "out").glob(".*")] == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["code.zip", "out"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.py", "code"]
 
 
-@pytest.mark.parametrize(
-    ("member", "message"),
-    [
-        ("code/../../evil.py", r"its 'code/../../evil.py' leads out of the folder"),
-        ("other.py", "it has no code/"),
-    ],
-)
-def test_archives_that_are_refused(tmp_path, member, message):
-    archive = zipped(tmp_path / "code.zip", **{"a.py": "a", member: "b"})
+def test_an_archive_that_lacks_a_name(tmp_path):
+    archive = zipped(tmp_path / "code.zip", **{"a.py": "a", "other.py": "b"})
     with pytest.raises(
-        ValueError, match=rf"code\.zip: expected a zip file with a\.py, .*{message}"
+        ValueError,
+        match=r"code\.zip: expected a zip file with a\.py, code/ \(it has no code/\); del",
     ):
         downloads.unpack(archive, tmp_path / "out", ["a.py", "code/"])
-    assert not list(tmp_path.rglob("evil.py"))
     assert list((tmp_path / "out").iterdir()) == []
 
 

@@ -75,7 +75,7 @@ def test_writes_are_identical(tmp_path):
         np.random.default_rng([2, 1000]), camera="camera pans left", with_shape=False
     )
     clip, contents = world.render(scene), set()
-    for _ in range(40):
+    for _ in range(20):
         write_video(tmp_path / "a.mp4", clip, {"seed": 1})
         contents.add((tmp_path / "a.mp4").read_bytes())
     assert len(contents) == 1
@@ -103,10 +103,10 @@ def test_odd_sides_are_refused(tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
-@pytest.mark.parametrize("shape", [(2, 2), (34, 18), (18, 130)])
-def test_any_even_size(tmp_path, shape):
-    write_video(tmp_path / "a.mp4", np.full((3, *shape, 3), 90, np.uint8))
-    assert video_shape(tmp_path / "a.mp4") == (3, *shape)
+def test_any_even_size(tmp_path):
+    for shape in ((2, 2), (18, 130)):
+        write_video(tmp_path / "a.mp4", np.full((3, *shape, 3), 90, np.uint8))
+        assert video_shape(tmp_path / "a.mp4") == (3, *shape)
 
 
 def test_gif(tmp_path, clip):
@@ -143,22 +143,9 @@ def check_training(path):
 
 
 @pytest.mark.parametrize("read", [read_video, video_shape, check_training, check_one, scan_video])
-@pytest.mark.parametrize("content", ["", "not a video"])
-def test_unreadable_file_is_named(tmp_path, read, content):
-    (tmp_path / "a.mp4").write_text(content)
+def test_unreadable_file_is_named(tmp_path, read):
+    (tmp_path / "a.mp4").write_text("not a video")
     with pytest.raises(ValueError, match=r"^\S*a\.mp4: cannot be read as a video \(.+\)$"):
-        read(tmp_path / "a.mp4")
-
-
-@pytest.mark.parametrize("read", [read_video, video_shape, check_training, check_one, scan_video])
-def test_file_without_pictures_is_named(tmp_path, read):
-    with av.open(str(tmp_path / "a.mp4"), "w") as container:
-        stream = container.add_stream("aac", rate=8000)
-        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
-        silence.rate = 8000
-        container.mux(stream.encode(silence))
-        container.mux(stream.encode())
-    with pytest.raises(ValueError, match=r"a\.mp4: no video stream"):
         read(tmp_path / "a.mp4")
 
 
@@ -205,11 +192,10 @@ def cut(path):
     path.write_bytes(content[: len(content) * 2 // 3])
 
 
-@pytest.mark.parametrize("read", [read_video, video_shape])
-def test_cut_file_is_named(tmp_path, read):
+def test_cut_file_is_named(tmp_path):
     cut(tmp_path / "a.mp4")
     with pytest.raises(ValueError, match=r"a\.mp4: cannot be read as a video \(Invalid data"):
-        read(tmp_path / "a.mp4")
+        read_video(tmp_path / "a.mp4")
 
 
 def test_shape_is_counted(tmp_path, clip):
@@ -217,23 +203,16 @@ def test_shape_is_counted(tmp_path, clip):
     assert video_shape(tmp_path / "a.mkv") == (7, 32, 48)
 
 
-def test_clip_is_long_enough(tmp_path, clip):
+def test_training_clips_are_checked_by_their_headers(tmp_path, clip):
     write_video(tmp_path / "a.mp4", clip)
-    for frames in (1, 6, 7):
+    for frames in (1, 7):
         check_clip(tmp_path / "a.mp4", frames=frames, height=32, width=48)
     with pytest.raises(ValueError, match=r"a\.mp4: 7 frames, expected at least 8"):
         check_clip(tmp_path / "a.mp4", frames=8, height=32, width=48)
-
-
-def test_clip_whose_header_does_not_tell_its_length(tmp_path, clip):
-    recorded(tmp_path / "a.mkv", clip)
-    check_clip(tmp_path / "a.mkv", frames=8, height=32, width=48)
-
-
-def test_clip_of_another_size(tmp_path, clip):
-    write_video(tmp_path / "a.mp4", clip)
     with pytest.raises(ValueError, match=r"a\.mp4: 48x32 pixels, expected 32x48"):
         check_clip(tmp_path / "a.mp4", frames=7, height=48, width=32)
+    recorded(tmp_path / "a.mkv", clip)  # whose header does not tell its length
+    check_clip(tmp_path / "a.mkv", frames=8, height=32, width=48)
 
 
 @pytest.fixture
@@ -248,34 +227,21 @@ def check(files, *, frames=7, height=32, width=48):
     check_samples(files, frames=frames, height=height, width=width)
 
 
-def test_samples_that_can_be_scored(samples):
+def test_samples_that_cannot_be_scored(samples, clip):
     check(samples)
-
-
-def test_missing_sample(samples):
+    longer = np.concatenate([clip, clip[:1]])
+    for frames, options, message in (
+        (clip[:6], {}, "6 frames, expected 7"),
+        (longer, {}, "8 frames, expected 7"),
+        (clip.transpose(0, 2, 1, 3), {}, "32x48 pixels, expected 48x32"),
+        (clip, {"rate": 24}, "24 frames per second, expected 16"),
+        (clip, {"codec": "mpeg4"}, "encoded as mpeg4, expected h264"),
+    ):
+        recorded(samples[1], frames, **options)
+        with pytest.raises(ValueError, match=rf"b\.mp4: {message}"):
+            check(samples)
     samples[1].unlink()
     with pytest.raises(FileNotFoundError, match=r"video .*b\.mp4 is missing"):
-        check(samples)
-
-
-@pytest.mark.parametrize("frames", [6, 8])
-def test_sample_of_another_length(samples, clip, frames):
-    write_video(samples[1], np.resize(clip, (frames, *clip.shape[1:])))
-    with pytest.raises(ValueError, match=rf"b\.mp4: {frames} frames, expected 7"):
-        check(samples)
-
-
-def test_sample_of_another_size(samples, clip):
-    write_video(samples[1], clip.transpose(0, 2, 1, 3))
-    with pytest.raises(ValueError, match=r"b\.mp4: 32x48 pixels, expected 48x32"):
-        check(samples)
-
-
-@pytest.mark.parametrize("rate", [8, 24])
-def test_sample_of_another_rate(samples, clip, rate):
-    recorded(samples[1], clip, rate=rate)
-    check_clip(samples[1], frames=7, height=32, width=48)
-    with pytest.raises(ValueError, match=rf"b\.mp4: {rate} frames per second, expected 16"):
         check(samples)
 
 
@@ -284,17 +250,6 @@ def test_header_of_a_sample_is_not_believed(tmp_path):
     check_clip(tmp_path / "a.mp4", frames=9, height=32, width=48)
     with pytest.raises(ValueError, match=r"a\.mp4: \d frames, expected 9"):
         check([tmp_path / "a.mp4"], frames=9)
-
-
-def test_sample_of_another_codec(tmp_path, clip):
-    with av.open(str(tmp_path / "a.mp4"), "w") as container:
-        stream = container.add_stream("mpeg4", rate=FPS)
-        stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv420p"
-        for frame in clip[:7]:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-    with pytest.raises(ValueError, match=r"a\.mp4: encoded as mpeg4, expected h264"):
-        check_samples([tmp_path / "a.mp4"], frames=len(clip[:7]), height=32, width=48)
 
 
 @pytest.mark.parametrize("read", [read_video, video_shape])
@@ -324,16 +279,16 @@ def counting():
     )
 
 
-@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "mov", "avi"])
-@pytest.mark.parametrize("first", [1, 2, 33, 34, 50, 86])
-def test_frames_from_the_middle(tmp_path, counting, suffix, first):
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "avi"])
+def test_frames_from_the_middle(tmp_path, counting, suffix):
     """Found by seeking, in a file with key frames apart and frames that are stored out of order."""
     codec, options = "libx264", {"g": "20", "bf": "3", "x264-params": "b-adapt=0:open-gop=1"}
     if suffix == "avi":  # has no times
         codec, options = "ffv1", {}
     recorded(tmp_path / f"a.{suffix}", counting, codec=codec, options=options)
-    frames = read_frames(tmp_path / f"a.{suffix}", first, 5)
-    assert np.abs(frames - counting[first - 1 : first + 4].astype(int)).max() < 1.9
+    for first in (1, 2, 33, 34, 50, 86):
+        frames = read_frames(tmp_path / f"a.{suffix}", first, 5)
+        assert np.abs(frames - counting[first - 1 : first + 4].astype(int)).max() < 1.9, first
 
 
 def test_only_what_is_near_is_decoded(tmp_path):
@@ -356,8 +311,7 @@ def test_scan(tmp_path, counting):
     assert float(footage.rate) == pytest.approx(24, rel=1e-3)
 
 
-@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
-@pytest.mark.parametrize("jump", [40, 100])
+@pytest.mark.parametrize(("suffix", "jump"), [("mp4", 100), ("mkv", 40)])
 def test_variable_frame_rate(tmp_path, clip, suffix, jump):
     times = [0, 62, 125, 187, 187 + jump, 250 + jump, 312 + jump]
     recorded(tmp_path / f"a.{suffix}", clip, times=times)
@@ -379,28 +333,28 @@ def test_truncated_tail(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", ["mkv", "ts", "mp4"])
-@pytest.mark.parametrize("kept", [6, 7, 8, 9])
-def test_cut_between_reordered_frames(tmp_path, suffix, kept):
+def test_cut_between_reordered_frames(tmp_path, suffix):
     """Stored in the order 0 4 2 1 3 8 6 5 7 …, and cut behind one of them."""
     clip = np.random.default_rng(0).integers(0, 256, (21, 32, 48, 3), np.uint8)
     options = {"bf": "3", "g": "40", "x264-params": "b-adapt=0:scenecut=0"}
     recorded(tmp_path / f"whole.{suffix}", clip, options=options)
-    with av.open(str(tmp_path / f"whole.{suffix}")) as whole:
-        source = whole.streams.video[0]
-        with av.open(
-            str(tmp_path / f"a.{suffix}"),
-            "w",
-            options={"movflags": "empty_moov+frag_every_frame"} if suffix == "mp4" else {},
-        ) as file:
+    fragments = {"movflags": "empty_moov+frag_every_frame"} if suffix == "mp4" else {}
+    for kept in (6, 7, 8, 9):
+        with (
+            av.open(str(tmp_path / f"whole.{suffix}")) as whole,
+            av.open(str(tmp_path / f"a.{suffix}"), "w", options=fragments) as file,
+        ):
+            source = whole.streams.video[0]
             stream = file.add_stream_from_template(source)
             for packet in islice((p for p in whole.demux(source) if p.size), kept):
                 packet.stream = stream
                 file.mux(packet)
-    if kept == 9:  # 0 to 8
-        assert len(scan_video(tmp_path / f"a.{suffix}").times) == 9
-        return
-    with pytest.raises(ValueError, match=rf"a\.{suffix} is cut short: frames near its end are"):
-        scan_video(tmp_path / f"a.{suffix}")
+        if kept == 9:  # 0 to 8
+            assert len(scan_video(tmp_path / f"a.{suffix}").times) == 9
+        else:
+            message = rf"a\.{suffix} is cut short: frames near its end are"
+            with pytest.raises(ValueError, match=message):
+                scan_video(tmp_path / f"a.{suffix}")
 
 
 def test_small_sides_are_refused_by_the_header(tmp_path):

@@ -21,7 +21,6 @@ from pusa.models.lora import (
     convert_lora,
     fingerprint,
     lora_info,
-    lora_rank,
     merge_lora,
     read_lora,
     read_merged,
@@ -325,10 +324,10 @@ def test_a_cut_shard_is_named(tmp_path, sharded, lora):
 
 def test_a_full_disk_is_seen_before_writing(tmp_path, base, lora, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=50_000)
-    monkeypatch.setattr("pusa.models.lora.shutil.disk_usage", lambda _: usage)
-    message = r"merging into .*merged takes 0\.\d+ GB, but .* has 5e-05 GB free"
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    message = rf"{tmp_path}: the merged transformer needs 0\.\d+ GB, 5e-05 GB are free"
     with pytest.raises(OSError, match=message):
-        merge_lora(base, lora, tmp_path / "deep" / "merged", lora_scale=1.0)
+        merge_lora(base, lora, tmp_path / "merged", lora_scale=1.0)
     assert not list(tmp_path.iterdir())
 
 
@@ -522,7 +521,6 @@ def test_read_lora_of_others(foreign, lora, name):
             [f"attn{i}.{t}" for i in (1, 2) for t in TARGETS[:4]] + ["ffn.net.0.proj", "ffn.net.2"]
         )
     )
-    assert lora_rank(foreign / name) == RANK
 
 
 @pytest.mark.parametrize("name", FOREIGN[1:])
