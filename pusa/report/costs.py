@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-TRAINING = "train_lora"
+TRAINING = "train"
 
 
 def measure_costs(

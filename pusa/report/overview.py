@@ -201,10 +201,11 @@ def describe_setup(run: Run) -> dict[str, str]:
         "model": config["model"]["path"],
     }
     if config["lora"]["source"] == "trained":
-        train = config["train"]
-        ranks = " and ".join(map(str, train.get("ranks", [])))
-        method = f"LoRA of rank {ranks}" if train["method"] == "lora" else "the whole transformer"
-        facts["training"] = f"{method}, up to {max(train['iterations']):,} iterations"
+        runs = run.provenance["training"].values()
+        ranks = " and ".join(map(str, sorted({r["rank"] for r in runs if r["rank"]})))
+        method = f"LoRA of rank {ranks}" if ranks else "the whole transformer"
+        last = max(iteration for r in runs for iteration in r["iterations"])
+        facts["training"] = f"{method}, up to {last:,} iterations"
         facts["trained on"] = config["dataset"]["path"]
     else:
         facts["LoRA"] = config["lora"]["path"]

@@ -32,7 +32,7 @@ def table1(scorer, **totals):
 def costs(**rows):
     """Hours, GPU-hours and dollars by stage."""
     columns = ["stage", "hours", "gpu_hours", "usd"]
-    main = {f"train_lora: {MAIN.run}": rows.pop("main")} if "main" in rows else {}
+    main = {f"train: {MAIN.run}": rows.pop("main")} if "main" in rows else {}
     return pd.DataFrame([(stage, *row) for stage, row in (main | rows).items()], columns=columns)
 
 

@@ -13,12 +13,12 @@ def benchmarks(tmp_path):
     """Half an hour of caching, two trainings, videos of two settings in two shards each."""
     seconds = {
         "cache_latents": 1800,
-        f"train_lora/{MAIN}": 7200,
-        "train_lora/control-rank64-seed0": 3600,
-        "sample_videos/tables/base-i2v-steps10/shard0": 900,
-        "sample_videos/tables/base-i2v-steps10/shard1": 900,
-        f"sample_videos/tables/{MAIN}-iteration300-alpha1.4-i2v-steps10/shard0": 1800,
-        f"sample_videos/tables/{MAIN}-iteration300-alpha1.4-i2v-steps10/shard1": 3600,
+        f"train/{MAIN}": 7200,
+        "train/control-rank64-seed0": 3600,
+        "sample_suite/tables/base-i2v-steps10/shard0": 900,
+        "sample_suite/tables/base-i2v-steps10/shard1": 900,
+        f"sample_suite/tables/{MAIN}-iteration300-alpha1.4-i2v-steps10/shard0": 1800,
+        f"sample_suite/tables/{MAIN}-iteration300-alpha1.4-i2v-steps10/shard1": 3600,
         "score_videos/tables/base-i2v-steps10": 360,
     }
     for name, value in seconds.items():
@@ -55,33 +55,33 @@ def test_every_job_counts(benchmarks):
     costs = measure(benchmarks)
     assert costs["jobs"].to_dict() == {
         "cache_latents": 1,
-        "sample_videos": 4,
+        "sample_suite": 4,
         "score_videos": 1,
-        f"train_lora: {MAIN}": 1,
-        "train_lora": 2,
+        f"train: {MAIN}": 1,
+        "train": 2,
         "total": 8,
     }
     assert costs["hours"].to_dict() == pytest.approx(
         {
             "cache_latents": 0.5,
-            "sample_videos": 2,
+            "sample_suite": 2,
             "score_videos": 0.1,
-            f"train_lora: {MAIN}": 2,
-            "train_lora": 3,
+            f"train: {MAIN}": 2,
+            "train": 3,
             "total": 5.6,
         }
     )
 
 
 def test_gpus_and_price(benchmarks):
-    costs = measure(benchmarks, gpus={"train_lora": 8, "sample_videos": 1}, price=2.5)
+    costs = measure(benchmarks, gpus={"train": 8, "sample_suite": 1}, price=2.5)
     assert costs["gpu_hours"].to_dict() == pytest.approx(
         {
             "cache_latents": 0,
-            "sample_videos": 2,
+            "sample_suite": 2,
             "score_videos": 0,
-            f"train_lora: {MAIN}": 16,
-            "train_lora": 24,
+            f"train: {MAIN}": 16,
+            "train": 24,
             "total": 26,
         }
     )
@@ -92,9 +92,9 @@ def test_training_counts_the_attempts_before_the_last(benchmarks, log):
     """The benchmark times the attempt that finished, the log all of them."""
     resumed, whole = log(MAIN, elapsed=10_800), log("control-rank64-seed0", elapsed=3500)
     costs = measure(benchmarks, [resumed, whole])
-    assert costs.loc[f"train_lora: {MAIN}", "hours"] == pytest.approx(3)
-    assert costs.loc["train_lora", "hours"] == pytest.approx(3 + 1)  # saving is not in the log
-    assert costs.loc["train_lora", "jobs"] == 2
+    assert costs.loc[f"train: {MAIN}", "hours"] == pytest.approx(3)
+    assert costs.loc["train", "hours"] == pytest.approx(3 + 1)  # saving is not in the log
+    assert costs.loc["train", "jobs"] == 2
 
 
 def test_released_lora_takes_no_training(tmp_path):
@@ -115,13 +115,13 @@ def test_without_benchmarks(tmp_path):
     ("gpus", "price", "told"),
     [
         (
-            {"train_lora": 800, "sample_videos": 1},
+            {"train": 800, "sample_suite": 1},
             2.5,
             "training this model took 1,600.0 GPU-hours, $4,000.00; "
             "everything in this folder took 2,402.0 GPU-hours, $6,005.00",
         ),
         (
-            {"train_lora": 8},
+            {"train": 8},
             None,
             "training this model took 16.0 GPU-hours; "
             "everything in this folder took 24.0 GPU-hours (",

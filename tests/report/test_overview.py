@@ -65,7 +65,7 @@ CLAIMS = {
     "claim_here": ["not run", "not run", "holds", "not run"],
 }
 COSTS = {
-    "stage": ["train_lora: pusa", "train_lora", "total"],
+    "stage": ["train: pusa", "train", "total"],
     "jobs": [1, 2, 1200],
     "hours": [1.5, 2.0, 1234.5],
     "gpu_hours": [12.0, 16.0, 9876.0],
@@ -77,11 +77,12 @@ PROVENANCE = {
         "sample": {"guidance_scale": 3.0, "shift": 5.0},
         "model": {"path": "models/wan"},
         "lora": {"source": "trained"},
-        "train": {"method": "lora", "ranks": [256, 512], "iterations": [150, 1200]},
+        "train": {"method": "lora"},
         "dataset": {"path": "data/pusa"},
     },
     "repository": {"commit": "abc123", "modified": True},
     "seeds": {"sampling": 0, "training": 7},
+    "training": {"a": {"rank": 256, "iterations": [750]}, "b": {"rank": 512, "iterations": [1200]}},
     "times": {"start": "2025-01-01", "end": "2025-01-02"},
     "devices": {"sampling": ["H100"], "scoring": ["H100", "A100"]},
     "scoring": {"base": {"scorer": "weight_free"}, "pusa": {"scorer": "weight_free"}},

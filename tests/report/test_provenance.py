@@ -19,7 +19,7 @@ CONFIG = {
 }
 COSTS = pd.DataFrame(
     {
-        "stage": ["train_lora: pusa-rank64-seed4", "train_lora", "total"],
+        "stage": ["train: pusa-rank64-seed4", "train", "total"],
         "jobs": [1, 2, 3],
         "hours": [1 / 3, 0.5, 0.75],
         "gpu_hours": [8 / 3, 4.0, 4.0],

@@ -151,7 +151,7 @@ rule record_provenance:
     resources:
         **SMALL,
     params:
-        config=CONFIG.model_dump(),
+        config=CONFIG.model_dump(exclude_none=True),
         benchmarks=FILES.path("benchmarks"),
     script:
         "../scripts/record_provenance.py"
