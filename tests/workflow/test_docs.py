@@ -164,6 +164,7 @@ def test_reason_is_known(block):
     assert set(block.reason.split(", ")) <= REASONS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", sorted({block.page for block in BLOCKS}))
 def test_commands(page, checkout):
     """All that is run goes through one shell, as with someone who follows the page."""

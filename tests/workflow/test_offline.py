@@ -50,7 +50,7 @@ def spied(tmp_path):
     return environment, notes
 
 
-@pytest.mark.workflow
+@pytest.mark.slow
 @pytest.mark.skipif(not can_cut_off(), reason="unshare may not make a network namespace here")
 def test_only_downloads_need_a_network(tmp_path, spied):
     environment, notes = spied

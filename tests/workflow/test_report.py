@@ -5,7 +5,7 @@ import pytest
 from tests.browser import open_browser, open_page
 from tests.mini import snakemake, write_mini
 
-pytestmark = pytest.mark.workflow
+pytestmark = pytest.mark.slow
 
 OVERVIEW, TABLES, VIDEOS = "0. Overview", "1. Tables", "4. Videos"
 CATEGORIES = [OVERVIEW, TABLES, "2. The paper's claims", "3. Figures", VIDEOS, "5. Provenance"]

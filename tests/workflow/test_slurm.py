@@ -15,6 +15,7 @@ from tests.local_slurm import local_slurm, why_not
 from tests.mini import ROOT, activated, command, snakemake, write_mini
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.workflow,
     pytest.mark.slurm,
     pytest.mark.skipif(why_not() is not None, reason=f"Slurm {why_not()}"),
@@ -96,9 +97,9 @@ def test_next_attempt_of_a_training_goes_on(cluster, results):
     name = "pusa-rank4-seed1"
     train = {"seed": 1, "checkpoint_every": 1}
     config = write_mini(results, "long", iteration=100_000, train=train)
-    state, log = results / "training" / name, results / f"logs/train_lora/{name}.log"
-    limits = ("--retries", "2", "--set-resources", "train_lora:runtime=1")
-    target = str(results / "lora" / name / "training.csv")
+    state, log = results / "training" / name, results / f"logs/train/{name}.log"
+    limits = ("--retries", "2", "--set-resources", "train_pusa_rank4_seed1:runtime=1")
+    target = str(results / "trained" / name / "training.csv")
     with running(cluster, config, *PROFILE, *limits, "--", target) as snakemake:
         stopped = "with its 1 minutes nearly over"
         wait_for(lambda: log.exists() and stopped in log.read_text(), *snakemake)
@@ -119,7 +120,7 @@ def test_next_attempt_of_a_training_goes_on(cluster, results):
 def test_second_call_finishes_what_was_cancelled(cluster, results):
     name = "pusa-rank4-seed2"
     config = write_mini(results, "short", iteration=40, train={"seed": 2, "checkpoint_every": 5})
-    out, state = results / "lora" / name, results / "training" / name
+    out, state = results / "trained" / name, results / "training" / name
     target = str(out / "training.csv")
     with running(cluster, config, *ONCE, "--", target) as (process, output):
         wait_for(lambda: len(logged(state)) > 5, process, output)

@@ -68,7 +68,6 @@ def planned_rules(mini: Path) -> set[str]:
     return set(re.findall(r"^(?:local)?rule (\w+):", dry.stdout, re.MULTILINE))
 
 
-@pytest.mark.workflow
 def test_end_to_end(mini):
     finished = run(mini)
     assert finished.returncode == 0, finished.stdout[-4000:]
@@ -104,7 +103,7 @@ def test_end_to_end(mini):
     assert planned_rules(mini) == {
         "gather_scores",
         "make_tables",
-        "check_claims",
+        "claims",
         "measure_effects",
         "record_provenance",
         "make_overview",
@@ -126,7 +125,7 @@ def test_end_to_end(mini):
         assert shown in page
 
 
-@pytest.mark.workflow
+@pytest.mark.slow
 def test_finished_videos_survive_an_interruption(mini):
     """Only the manifest of a sampling job is lost; its videos are not made again."""
     manifest = mini / "samples/tables/base-i2v-steps2/shard0.csv"
@@ -141,10 +140,10 @@ def test_finished_videos_survive_an_interruption(mini):
     assert before == {v.name: v.stat().st_mtime_ns for v in videos[1:]}
 
 
-@pytest.mark.workflow
+@pytest.mark.slow
 def test_released_lora_takes_the_place_of_training(mini, tmp_path):
     """A LoRA in the authors' layout gives the very scores of the training that it came from."""
-    trained = mini / "lora/pusa-rank4-seed0/iteration_4.safetensors"
+    trained = mini / "trained/pusa-rank4-seed0/iteration_4.safetensors"
     if not trained.exists():
         pytest.skip("needs the results of test_end_to_end")
     convert_lora(trained, tmp_path / "pusa_v1.safetensors", to="authors")
@@ -165,7 +164,7 @@ def test_released_lora_takes_the_place_of_training(mini, tmp_path):
     pd.testing.assert_frame_equal(released, own.loc[released.index])
 
 
-@pytest.mark.workflow
+@pytest.mark.slow
 def test_full_fine_tuning(mini, tmp_path):
     """The whole transformer is trained, and sampled without a merge."""
     if not (mini / "cache/index.json").exists():
@@ -173,8 +172,7 @@ def test_full_fine_tuning(mini, tmp_path):
     file = write_mini(tmp_path / "results", suite={"source": "folder", "path": str(mini / "suite")})
     config = yaml.safe_load(file.read_text())
     config["dataset"]["path"] = str(mini / "dataset")
-    config["train"] |= {"method": "full", "iterations": [2]}
-    del config["train"]["ranks"]
+    config["train"]["method"] = "full"
     file.write_text(yaml.safe_dump(config))
     sheet = SHEET.splitlines()[:4]
     sheet[3] = "1\tours\tOurs\tsubset\tpusa\ti2v\t\t2\t\t2"
@@ -183,17 +181,24 @@ def test_full_fine_tuning(mini, tmp_path):
     manifest = tmp_path / "results/samples/tables/pusa-full-seed0-iteration2-i2v-steps2/shard0.csv"
     done = snakemake(file, "--", str(manifest))
     assert done.returncode == 0, done.stdout[-4000:]
-    assert (tmp_path / "results/lora/pusa-full-seed0/iteration_2/config.json").exists()
+    assert (tmp_path / "results/trained/pusa-full-seed0/iteration_2/config.json").exists()
     assert len(pd.read_csv(manifest)) == 6
     assert not (tmp_path / "results/merged").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "rules"),
     [
-        ("config.yaml", ["download_model", "download_dataset", "train_lora", "plot_figure12"]),
-        ("wan1.3b.yaml", ["download_model", "download_dataset", "train_lora", "plot_figure12"]),
-        ("released.yaml", ["download_model", "download_lora", "convert_lora", "plot_figure13"]),
+        (
+            "config.yaml",
+            ["download_model", "download_dataset", "train_pusa_rank256_seed0", "plot_figure12"],
+        ),
+        (
+            "wan1.3b.yaml",
+            ["download_model", "download_dataset", "train_pusa_rank256_seed0", "plot_figure12"],
+        ),
+        ("released.yaml", ["download_model", "download_lora", "convert", "plot_figure13"]),
     ],
 )
 def test_large_configs_build_their_dags(config, rules):
@@ -203,7 +208,7 @@ def test_large_configs_build_their_dags(config, rules):
         assert re.search(rf"^{rule} +1$|^{rule} +3$", dry.stdout + dry.stderr, re.MULTILINE)
     assert "of them Table 2's, each sampled once" in dry.stderr
     if config == "released.yaml":  # nothing is trained, and no clips are left for tasks
-        assert "train_lora" not in dry.stdout + dry.stderr
+        assert "train_" not in dry.stdout + dry.stderr
         assert "sample_task" not in dry.stdout + dry.stderr
 
 
@@ -223,7 +228,7 @@ def test_download_target_holds_all_that_needs_a_network():
         ({"experiments": "no/such.tsv"}, "experiments sheet no/such.tsv does not exist"),
         ({"model": {"source": "folder", "path": "no/such"}}, "model folder no/such does not exist"),
         ({"tasks": {"dataset": "no/such"}}, "tasks.dataset: found no metadata.csv in no/such"),
-        ({"tasks": {"clips": 0}}, "config key tasks.clips: found 0, expected at least 1"),
+        ({"train": {"ranks": [4]}}, "config key train.ranks is no more: it is the column rank of"),
     ],
 )
 def test_bad_config_stops_before_any_job(tmp_path, change, message):
