@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
+from pusa.data.suite import first_subjects
 from pusa.data.video import read_video, write_video
-from pusa.experiments import Setting
 from pusa.figures.strips import (
     choose_frames,
-    figure3_prompts,
     make_contact_sheet,
     plot_figure3,
     plot_strips,
@@ -16,9 +15,7 @@ from pusa.figures.strips import (
 from pusa.figures.style import VERMILLION
 from tests.drawing import record_figures, texts, written
 
-MAIN = Setting(model="pusa", task="i2v", steps=10, rank=64, iteration=300, alpha=1.4, seed=0)
-BASE = Setting(model="base", task="i2v", steps=10)
-WAN_I2V = Setting(model="wan_i2v", task="i2v", steps=50)
+MAIN, BASE, WAN_I2V = "pusa", "base", "wan_i2v"
 
 
 @pytest.fixture
@@ -181,18 +178,18 @@ def test_figure3(tmp_path, samples, suite, prompts, drawn):
 
 def test_figure3_takes_the_papers_prompt_if_it_is_there(tmp_path, samples, prompts, drawn):
     subjects = [p for p in prompts if p.kind == "subject"]
-    assert figure3_prompts(prompts) == subjects[:2]
+    assert first_subjects(prompts) == subjects[:2]
     papers = replace(
         subjects[0], prompt="A man in a black suit and a sombrero, shouting loudly", index=99
     )
-    assert figure3_prompts([*prompts, papers]) == [papers, subjects[0]]
+    assert first_subjects([*prompts, papers]) == [papers, subjects[0]]
     papers = replace(papers, index=subjects[0].index)  # of which there is a video
     plot_figure3([papers], {MAIN: samples}, tmp_path / "figure3.png", height=64, width=64)
     assert not any("the paper's is" in t for t in texts(drawn[0]))
 
 
 def test_contact_sheet(tmp_path, samples, prompts, drawn):
-    make_contact_sheet(prompts[:2], MAIN, samples, tmp_path / "sheet.png")
+    make_contact_sheet(prompts[:2], "The title", samples, tmp_path / "sheet.png")
     assert written(tmp_path / "sheet.png")
     assert [bordered for _, bordered in images(drawn[0])] == 2 * ([True] + [False] * 5)
     assert read_video(tmp_path / "sheet.mp4").shape == (9, 256, 2 * 256, 3)
@@ -204,7 +201,7 @@ def test_contact_sheet_of_many_prompts(tmp_path, prompts, drawn):
     for prompt in many:
         settings = {"prompt": prompt.prompt, "given": []}
         grey_ramp(tmp_path / prompt.video_name(0), 5, settings, 32, 512)
-    make_contact_sheet(many, MAIN, tmp_path, tmp_path / "sheet.png")
+    make_contact_sheet(many, "The title", tmp_path, tmp_path / "sheet.png")
     shown = [text for text in texts(drawn[0]) if text.startswith("prompt")]
     assert len(shown) == len(set(shown)) == 24
     assert (shown[0], shown[-1]) == ("prompt 0", "prompt 49")
