@@ -117,7 +117,7 @@ def shown_samples(*settings):
     }
 
 
-# By name: script, label, input, params.
+# By name: script in workflow/scripts, label, input, params.
 FIGURES = {
     "figure1": (
         "plot_figure1",
@@ -217,7 +217,7 @@ FIGURES = {
 for name in FILES.figures:
     if name == "contact_sheet":
         continue
-    script, label, files, values = FIGURES[name]
+    plot, label, files, values = FIGURES[name]
 
     rule:
         name:
@@ -240,9 +240,9 @@ for name in FILES.figures:
             **SMALL,
         params:
             **values,
-            script=script,
+            plot=plot,
         script:
-            "../scripts/{params.script}.py"
+            "../scripts/{params.plot}.py"
 
 
 rule make_contact_sheet:
