@@ -610,16 +610,6 @@ class Weights(Settings):
     dtype: Dtype = "float32"
     """Of transformers and text encoder; the VAE computes in float32."""
 
-    @model_validator(mode="after")
-    def _loras_are_told(self) -> Self:
-        for key in ("lora", "lora_2"):
-            for text in getattr(self, key):
-                try:
-                    _file_and_scale(text)
-                except ValueError:
-                    raise ValueError(f"{key}: found {text}, expected FILE or FILE:SCALE") from None
-        return self
-
     @property
     def loras(self) -> list[tuple[Path, float]]:
         """The files of ``lora``, and the lora_scale of each."""
@@ -635,7 +625,10 @@ def _file_and_scale(text: str) -> tuple[Path, float]:
     file, colon, scale = text.rpartition(":")
     if not colon or Path(text).exists():
         return Path(text), 1.0
-    return Path(file), float(scale)
+    try:
+        return Path(file), float(scale)
+    except ValueError:
+        raise ValueError(f"LoRA {text}: expected FILE or FILE:SCALE") from None
 
 
 class GenerateWeights(Weights):

@@ -13,8 +13,6 @@ from pusa.data.suite import (
     check_motions,
     choose_subset,
     count_prompts,
-    is_complete,
-    read_manifests,
     read_prompts,
     read_suite,
 )
@@ -154,15 +152,6 @@ def test_count_of_a_missing_list(tmp_path):
         count_prompts(tmp_path)
 
 
-def test_manifest_is_complete_with_all_its_videos(tmp_path):
-    manifest = tmp_path / "shard0.csv"
-    manifest.write_text("file,index\n0000-0.mp4,0\n0001-0.mp4,1\n")
-    (tmp_path / "0000-0.mp4").touch()
-    assert not is_complete(manifest)
-    (tmp_path / "0001-0.mp4").touch()
-    assert is_complete(manifest)
-
-
 def test_too_many_are_asked_for(suite):
     counts = {"subject": 1, "background": 3, "camera": 3}
     with pytest.raises(
@@ -263,15 +252,3 @@ def test_a_downloaded_list_that_was_changed(tmp_path):
     (tmp_path / INFO_FILE).write_text(json.dumps([entry(prompt="a blue circle")]))
     with pytest.raises(ValueError, match=f"expected SHA-256 {digest}, as download.json says"):
         read_prompts(tmp_path)
-
-
-def test_manifests(tmp_path):
-    (tmp_path / "a.csv").write_text("file,index,prompt,sample\n0-0.mp4,0,NA,0\n")
-    (tmp_path / "b.csv").write_text("file,index,prompt,sample\n1-0.mp4,1,12,0\n")
-    videos, folder = read_manifests([tmp_path / "a.csv", tmp_path / "b.csv"])
-    assert (folder, list(videos["prompt"])) == (tmp_path, ["NA", "12"])  # texts, as they are
-    (tmp_path / "c.csv").write_text("file,index\n")
-    with pytest.raises(ValueError, match=r"c\.csv: a list of videos has no column prompt, sample"):
-        read_manifests([tmp_path / "c.csv"])
-    with pytest.raises(ValueError, match=r"manifests of one folder are expected, found .*, "):
-        read_manifests([tmp_path / "a.csv", tmp_path / "x" / "b.csv"])

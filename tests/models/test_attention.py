@@ -7,11 +7,9 @@ import sys
 import pandas as pd
 import pytest
 import torch
-from diffusers import WanImageToVideoPipeline, WanPipeline, WanTransformer3DModel
+from diffusers import WanTransformer3DModel
 from peft import LoraConfig
-from typer.testing import CliRunner
 
-from pusa.cli import app
 from pusa.models import attention
 from pusa.models.attention import (
     capture_attention,
@@ -219,75 +217,6 @@ def test_files(tmp_path):
     assert json.loads(out.with_suffix(".json").read_text()) == {"label": "base", "prompt": "un été"}
     mass = pd.read_csv(out.with_name("base-mass.csv"))
     assert mass.to_numpy().tolist() == [[0, 1.0, 0.5, 0.5], [3, 0.25, 0.0, 0.5]]
-
-
-@pytest.fixture(scope="module")
-def baseline(model, tmp_path_factory):
-    """A random image-to-video model, with the parts of the text-to-video one."""
-    folder = tmp_path_factory.mktemp("baseline")
-    parts = WanPipeline.from_pretrained(model).components
-    config = {**parts["transformer"].config, "in_channels": 36}
-    torch.manual_seed(0)
-    parts["transformer"] = WanTransformer3DModel.from_config(config)
-    parts |= {"image_encoder": None, "image_processor": None}
-    WanImageToVideoPipeline(**parts).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def measure(model, prompts, tmp_path):
-    """A function that runs the command, and gives its files' base name and its result."""
-
-    def run(*options, steps=3):
-        out = tmp_path / "attention" / "shown.csv"
-        given = ["--image", str(prompts[0].image), "--prompt", "A circle.", "--steps", str(steps)]
-        size = ["--frames", "9", "--height", "64", "--width", "64"]
-        command = ["attention", str(model), str(out), *given, *size, "--step", "2", *options]
-        return out, CliRunner().invoke(app, command)
-
-    return run
-
-
-@pytest.mark.parametrize("guidance_scale", ["1", "3"])
-def test_command_on_the_base(measure, guidance_scale):
-    out, result = measure("--step", "0", "--guidance-scale", guidance_scale)
-    assert result.exit_code == 0, result.exception
-    maps = pd.read_csv(out)
-    assert len(maps) == 2 * FRAMES * FRAMES
-    assert maps.groupby(["step", "query"])["weight"].sum().to_numpy() == pytest.approx(1)
-    record = json.loads(out.with_suffix(".json").read_text())
-    assert record["label"] == "shown"
-    assert (record["block"], record["steps_total"], record["given"]) == (1, 3, [[1, 1, 0.0]])
-    mass = pd.read_csv(out.with_name("shown-mass.csv"))
-    # Shift 5: the grid is 5 u / (1 + 4 u) at u = 1 and 1/3.
-    assert mass["sigma"].tolist() == pytest.approx([1, 5 / 7])
-    for row in mass.itertuples():
-        column = maps[(maps["step"] == row.step) & (maps["key"] == 0) & (maps["query"] > 0)]
-        assert row.mass == pytest.approx(column["weight"].mean())
-
-
-def test_command_on_a_baseline(measure, baseline):
-    out, result = measure("--baseline", str(baseline), "--label", "Wan-I2V")
-    assert result.exit_code == 0, result.exception
-    assert json.loads(out.with_suffix(".json").read_text())["label"] == "Wan-I2V"
-    baseline_maps = pd.read_csv(out)["weight"].to_numpy()
-    out, _ = measure()
-    assert abs(pd.read_csv(out)["weight"].to_numpy() - baseline_maps).max() > 1e-3
-
-
-def test_step_outside_of_the_sampling(measure):
-    _, result = measure(steps=2)
-    assert "--step 2 is outside of the 2 steps, which count from 0" in str(result.exception)
-
-
-def test_baseline_with_a_lora(measure, baseline):
-    _, result = measure("--baseline", str(baseline), "--lora", "x.safetensors")
-    assert "--baseline is a model of its own" in str(result.exception)
-
-
-def test_one_latent_frame(measure):
-    _, result = measure("--frames", "1")
-    assert "expected at least 5 frames" in str(result.exception)
 
 
 MEMORY = """

@@ -55,24 +55,15 @@ def read(files, *placements):
 # Frames, as people and as the model count them
 
 
-@pytest.mark.parametrize(
-    ("latent", "span"), [(0, (1, 1)), (1, (2, 5)), (2, (6, 9)), (20, (78, 81))]
-)
-def test_latent_and_pixel_frames(latent, span):
-    assert pixel_frames(latent) == span
-    assert {latent_frame(frame) for frame in range(span[0], span[1] + 1)} == {latent}
+def test_latent_and_pixel_frames():
+    for latent, (first, last) in {0: (1, 1), 1: (2, 5), 2: (6, 9), 20: (78, 81)}.items():
+        assert pixel_frames(latent) == (first, last)
+        assert {latent_frame(frame) for frame in range(first, last + 1)} == {latent}
 
 
-@pytest.mark.parametrize(
-    ("frames", "line"),
-    [
-        (1, "1 pixel frames = 1 latent frames: 1"),
-        (9, "9 pixel frames = 3 latent frames: 1 | 2-5 | 6-9"),
-        (81, "81 pixel frames = 21 latent frames: 1 | 2-5 | 6-9 | 10-13 | … | 78-81"),
-    ],
-)
-def test_map_of_frames(frames, line):
-    assert describe_frames(frames) == line
+def test_map_of_frames():
+    assert describe_frames(9) == "9 pixel frames = 3 latent frames: 1 | 2-5 | 6-9"
+    assert describe_frames(81).endswith("21 latent frames: 1 | 2-5 | 6-9 | 10-13 | … | 78-81")
 
 
 @pytest.mark.parametrize(
@@ -91,41 +82,18 @@ def test_placement_in_words(text, expected):
     assert parse_placement(str(placement)) == placement
 
 
-@pytest.mark.parametrize("text", ["a.mp4#-13@1-13:0.3", "a.png@1", "a.mp4@2-9:0,0.3", "a.mp4#3@7"])
-def test_placement_is_named_as_it_was_written(text):
-    assert str(parse_placement(text)) == text
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "cat.png",
-        "@1",
-        "cat.png@",
-        "cat.png@one",
-        "cat.png@-1",
-        "a.mp4@1-",
-        "a.mp4@1:",
-        "a.png@٣",
-        "",
-    ],
-)
+@pytest.mark.parametrize("text", ["cat.png", "@1", "cat.png@-1", "a.mp4@1-", "a.png@٣", ""])
 def test_placement_that_nobody_understands(text):
     with pytest.raises(ValueError, match=rf"condition '{text}': expected FILE\[#FROM\]@FIRST"):
         parse_placement(text)
 
 
-@pytest.mark.parametrize("multipliers", ["x", "0.3,", "0,3;0"])
-def test_multiplier_that_is_no_number(multipliers):
-    with pytest.raises(ValueError, match=f"'{multipliers}' is not a noise multiplier"):
-        parse_placement(f"a.png@1:{multipliers}")
+def test_multiplier_that_is_no_number():
+    with pytest.raises(ValueError, match=r"'0\.3,' is not a noise multiplier"):
+        parse_placement("a.png@1:0.3,")
 
 
 # What is encoded together
-
-
-def test_nothing_is_given(files):
-    assert read(files) == []
 
 
 def test_start_and_end_image_are_encoded_alone(files, images):
@@ -166,12 +134,6 @@ def test_keyframes_at_any_place(files, images, clips):
     assert [c.latent_frames for c in conditions] == [(0, 4), (2,), (6,)]
     assert np.array_equal(conditions[0].pixels, np.concatenate([images["a"], clips["b"][:4]]))
     assert np.array_equal(conditions[1].pixels, clips["a"][2:3])
-
-
-def test_closed_loop(files):
-    start, end = read(files, "a.png@1", "a.png@25")
-    assert np.array_equal(start.pixels, end.pixels)
-    assert (start.latent_frames, end.latent_frames) == ((0,), (6,))
 
 
 def test_clip_and_image_are_resized_by_one_rule(tmp_path):
@@ -254,20 +216,15 @@ def test_nothing_to_encode(vae):
     ("placements", "message"),
     [
         (["a.png@0"], r"a\.png@0: expected frames that rise, from 1 to the 25 of the video, or"),
-        (["a.png@26"], r"a\.png@26: expected frames that rise, from 1 to"),
-        (["a.mp4@22-29"], r"a\.mp4@22-29: expected frames that rise"),
         (["a.mp4@9-1"], r"a\.mp4@9-1: expected frames that rise"),
         (["a.mp4#0@1"], r"a\.mp4#0@1: taken from frame 0 of the file, but frames are counted from"),
         (["a.mp4@1-12"], r"a\.mp4@1-12: a clip must fill .* as 1-13 does \(25 pixel frames"),
-        (["a.mp4@1-10"], r"@1-10: a clip must fill whole latent frames, as 1-9 does"),
         (["a.mp4@13-25"], r"@13-25: a clip must fill whole latent frames, as 14-25 does"),
         (["a.mp4@3-4"], r"@3-4: a clip must fill whole latent frames, as 2-5 does"),
-        (["a.mp4@1-2"], r"@1-2: a clip must fill whole latent frames, as 1 does"),
         (
             ["a.mp4@1-5:0.5,1.5"],
             r"a\.mp4@1-5:0\.5,1\.5: noise multiplier 1\.5, expected 0 \(clean\) to 1",
         ),
-        (["a.png@1:-0.1"], r"a\.png@1:-0\.1: noise multiplier -0\.1, expected 0"),
         (["a.png@1:nan"], r"a\.png@1:nan: noise multiplier nan, expected 0"),
         (
             ["a.mp4@1-9:0,0.5"],
@@ -275,25 +232,14 @@ def test_nothing_to_encode(vae):
         ),
         (["b.png@25", "a.png@1"], r"a\.png@1 comes after \S*b\.png@25, expected them in order"),
         (
-            ["a.png@1", "b.png@1"],
-            r"a\.png@1 and \S*b\.png@1 overlap in the latent frame that holds 1",
-        ),
-        (
             ["a.png@22", "b.png@25"],
             r"a\.png@22 and \S*b\.png@25 overlap in the latent frame that holds 22-25",
         ),
-        (
-            ["a.mp4@1-9", "b.png@7"],
-            r"a\.mp4@1-9 and \S*b\.png@7 overlap in the latent frame that holds 6-9",
-        ),
         (["a.mp4@10-13", "b.mp4@2-13"], r"overlap in the latent frame that holds 10-13"),
-        (["a.mp4@1-25#3"], "expected FILE"),
         (
             ["a.mp4#22@1-13"],
             r"a\.mp4#22@1-13: 13 frames from frame 22 of the file on, which has 33",
         ),
-        (["a.mp4#-4@1-5"], r"a\.mp4#-4@1-5: 5 frames from frame 30 of the file on, which has 33"),
-        (["a.mp4#34@1"], r"a\.mp4#34@1: taken from frame 34 of the file, which has 33"),
         (["a.mp4#-34@1"], r"a\.mp4#-34@1: taken from frame -34 of the file, which has 33"),
         (["a.png@1-5"], r"a\.png@1-5: an image is one frame, expected \S*a\.png@1 or a clip"),
         (["a.png#2@1"], r"a\.png#2@1: an image is one frame, expected \S*a\.png@1 or"),
@@ -338,16 +284,12 @@ def pixels(n=5, height=64, width=64, dtype=np.uint8):
     ("conditions", "message"),
     [
         ([Condition(pixels(4), (0,), (0.0,))], "frames 0: the number of frames must be .* found 4"),
-        ([Condition(pixels(0), (0,), (0.0,))], "frames 0: the number of frames must be .* found 0"),
         ([Condition(pixels(width=32), (0,), (0.0,))], r"are uint8 \(5, 64, 32, 3\), expected"),
         ([Condition(pixels(dtype=np.float32), (0,), (0.0,))], "pixels are float32"),
-        ([Condition(pixels(5)[0], (0,), (0.0,))], r"are uint8 \(64, 64, 3\), expected"),
         ([Condition(pixels(), (), ())], "frames none: expected 1 to 2 of them"),
         ([Condition(pixels(), (0, 1, 2), (0.0,) * 3)], "0, 1, 2: expected 1 to 2 of them, as 5"),
         ([Condition(pixels(), (4, 3), (0.0, 0.0))], "latent frames 4, 3: expected them to rise"),
-        ([Condition(pixels(), (3, 3), (0.0, 0.0))], "latent frames 3, 3: expected them to rise"),
         ([Condition(pixels(), (5, 7), (0.0, 0.0))], "5, 7: expected 0 to 6, as in 25 frames"),
-        ([Condition(pixels(), (-1, 2), (0.0, 0.0))], "-1, 2: expected 0 to 6"),
         ([Condition(pixels(), (0, 3), (0.0, 1.1))], "0, 3: noise multiplier 1.1, expected 0"),
         ([Condition(pixels(), (0, 3), (0.0,))], "0, 3: 1 noise multipliers, expected 2"),
         (
