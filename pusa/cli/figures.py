@@ -55,7 +55,7 @@ def plot_scores(
     from pusa.report.tables import read_published
 
     subset = prompt_counts(subject, background, camera)
-    study = read_study(experiments, scores, seed=seed, subset=subset)
+    study = read_study(experiments, scores, seeds=[seed], subset=subset)
     plot_scores(study, read_published(table2), out)
 
 

@@ -57,9 +57,8 @@ def tables(
     study = read_study(
         experiments,
         scores,
-        seed=seed,
+        seeds=[seed],
         subset=prompt_counts(subject, background, camera),
-        allow_missing=True,
         allow_partial=allow_partial,
     )
     out.mkdir(parents=True, exist_ok=True)
@@ -112,23 +111,22 @@ def check_claims(
     from pusa.report.study import read_study
     from pusa.report.tables import read_published
 
+    stated = read_claims(claims)
     study = read_study(
         experiments,
         scores,
-        seed=seed,
+        seeds=[seed],
         subset=prompt_counts(subject, background, camera),
-        allow_missing=True,
         allow_partial=allow_partial,
     )
-    table = evaluate_claims(
-        read_claims(claims), read_published(table1), read_published(table2), study
-    )
+    table = evaluate_claims(stated, read_published(table1), read_published(table2), study)
     write_claims(table, out, scale)
 
 
 @app.command()
 def effects(
     out: Path,
+    claims: Annotated[Path, typer.Argument(help="The claims and effects, YAML.")],
     experiments: Sheet,
     scores: Scores,
     runs: Annotated[Path, typer.Option(help="Folder of the training runs.")],
@@ -140,12 +138,13 @@ def effects(
     camera: Camera = None,
 ) -> None:
     """Measure the paper's effects; write OUT with the suffixes .csv, .md and .html."""
+    from pusa.report.claims import read_claims
     from pusa.report.effects import measure_effects, validation_losses, write_effects
     from pusa.report.study import read_study
 
-    subset = prompt_counts(subject, background, camera)
-    study = read_study(experiments, scores, seed=seed, subset=subset, effect_seeds=effect_seed)
-    write_effects(measure_effects(study), validation_losses(study, runs), out, scale)
+    stated, subset = read_claims(claims), prompt_counts(subject, background, camera)
+    study = read_study(experiments, scores, seeds=effect_seed or [seed], subset=subset)
+    write_effects(measure_effects(stated, study), validation_losses(study, runs), out, scale)
 
 
 @app.command()

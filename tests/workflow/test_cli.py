@@ -17,6 +17,7 @@ from pusa.score.arithmetic import NAMES
 from pusa.score.files import write_scores
 
 CONFIG = Path(__file__).parents[2] / "config"
+CLAIMS = CONFIG / "claims.yaml"
 
 COMMANDS = [
     [command.name or command.callback.__name__.replace("_", "-")]
@@ -120,7 +121,17 @@ def test_module_answers_without_torch():
         (["audit", "{t}/a", "--table1", "{t}/none", "--table2", "{t}/none"], "none"),
         (["measure-costs", "{t}/c.csv", "--benchmarks", "{t}/none", "--main-run", "a"], "none"),
         (
-            ["effects", "{t}/e", "--experiments", "{t}/none", "--scores", "{t}", "--runs", "{t}"],
+            [
+                "effects",
+                "{t}/e",
+                CLAIMS,
+                "--experiments",
+                "{t}/no",
+                "--scores",
+                "{t}",
+                "--runs",
+                "{t}",
+            ],
             "experiments sheet",
         ),
     ],
@@ -344,10 +355,10 @@ def test_tables(run, study, tmp_path):
 
 def test_effects_of_one_seed_and_of_several(run, study, training, tmp_path):
     options = [*study, "--runs", training, "--scale", "A small run.", *SUBSET]
-    code, _, err = run("effects", tmp_path / "one.csv", *options)
+    code, _, err = run("effects", tmp_path / "one.csv", CLAIMS, *options)
     assert code == 0, err
     several = ["--effect-seed", 0, "--effect-seed", 1]
-    code, _, err = run("effects", tmp_path / "two.csv", *options, *several)
+    code, _, err = run("effects", tmp_path / "two.csv", CLAIMS, *options, *several)
     assert code == 0, err
     for name, seeds in (("one", 1), ("two", 2)):
         table = pd.read_csv(tmp_path / f"{name}.csv").set_index(["effect", "measure"])

@@ -168,6 +168,7 @@ rule record_provenance:
 
 rule measure_effects:
     input:
+        claims="config/claims.yaml",
         experiments=config["experiments"],
         scores=lambda wildcards: score_files(wildcards.study),
         losses=lambda wildcards: lora_logs(wildcards.study, "validation.csv"),
@@ -194,9 +195,9 @@ rule measure_effects:
         subset=lambda wildcards: subset_options(wildcards.study),
         scale=lambda wildcards: scale_sentence(wildcards.study),
     shell:
-        "python -m pusa effects {output.csv:q} --experiments {input.experiments:q}"
-        " --scores {params.scores:q} --runs {params.runs:q} {params.seed}"
-        " {params.seeds} {params.subset} --scale {params.scale:q} &> {log:q}"
+        "python -m pusa effects {output.csv:q} {input.claims:q}"
+        " --experiments {input.experiments:q} --scores {params.scores:q} --runs {params.runs:q}"
+        " {params.seed} {params.seeds} {params.subset} --scale {params.scale:q} &> {log:q}"
 
 
 rule make_overview:
