@@ -57,16 +57,16 @@ def claims(
     from pusa.report.study import read_study
     from pusa.report.tables import read_published
 
+    stated = read_claims(claims)
     study = read_study(
         experiments,
         scores,
-        seed=train_seed,
+        seeds=[train_seed],
         subset=subset.model_dump() if subset else None,
-        allow_missing=True,
         allow_partial=allow_partial,
     )
     one, two = read_published(table1), read_published(table2)
-    write_claims(evaluate_claims(read_claims(claims), one, two, study), out, caption)
+    write_claims(evaluate_claims(stated, one, two, study), out, caption)
 
 
 @app.command()

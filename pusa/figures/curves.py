@@ -51,7 +51,7 @@ def plot_scores(study: Study, published: pd.DataFrame, out: Path) -> None:
     A panel that the sheet has nothing for is left empty.
 
     Args:
-        study: from `pusa.report.study.read_study`, with the scores of every setting.
+        study: from `pusa.report.study.read_study`.
         published: the published Table 2, from `pusa.report.tables.read_published`.
         out: the PNG; a PDF is written beside it.
 
@@ -61,8 +61,9 @@ def plot_scores(study: Study, published: pd.DataFrame, out: Path) -> None:
     main = main_setting(study.experiments)
     comparable = study.scorer == "vbench"
     ours = study.experiments[study.experiments["table"] == "2"]
+    ours = ours[ours["setting"].isin(study.scores)]
     if ours.empty:
-        raise ValueError("the experiments sheet has no rows of Table 2, expected some to plot")
+        raise ValueError("scores are of no rows of Table 2, expected some to plot")
     totals = [
         score_intervals(study.videos(row), ["total"])["total"] for row in ours.to_dict("records")
     ]

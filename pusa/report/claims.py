@@ -1,21 +1,21 @@
 """The paper's claims, evaluated on its own tables and on ours.
 
-``config/claims.yaml`` states each claim as comparisons between rows of the tables. On the
-published numbers, which come without an interval, a comparison holds or does not. On ours it is
-paired by prompt and sample: it holds, or does not, where the whole 95 % interval of the
-difference says so, and is not decided otherwise.
+``config/claims.yaml`` states claims, and the effects that `pusa.report.effects` measures, as
+comparisons between rows of the tables. On the published numbers, which come without an interval, a
+comparison holds or does not. On ours it is paired by prompt and sample: it holds, or does not,
+where the whole 95 % interval of the difference says so, and is not decided otherwise.
 """
 
 import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Annotated, Literal
 
-import jsonschema
 import numpy as np
 import pandas as pd
 import yaml
-from jsonschema.exceptions import best_match
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from pusa.experiments import COLUMNS, published_key
 from pusa.report.page import score_cell, write_page
@@ -26,78 +26,61 @@ from pusa.score.intervals import FAILS, HOLDS, UNDECIDED, judge
 NOT_PUBLISHED, NOT_RUN = "no published number", "not run"
 TITLE = "The paper's claims, on its numbers and on ours"
 COMPARISON = re.compile(r"(\S+) ([<>]) (\S+)(?: ([+-]) (\d+(?:\.\d+)?))?")
-SCHEMA = {
-    "type": "object",
-    "required": ["rows", "claims"],
-    "additionalProperties": False,
-    "properties": {
-        "rows": {
-            "type": "object",
-            "additionalProperties": {
-                "type": "object",
-                "minProperties": 1,
-                "propertyNames": {"enum": COLUMNS},
-            },
-        },
-        "claims": {
-            "type": "array",
-            "minItems": 1,
-            "items": {
-                "type": "object",
-                "required": ["claim", "source", "compare"],
-                "additionalProperties": False,
-                "properties": {
-                    "claim": {"type": "string"},
-                    "source": {"type": "string"},
-                    "needs": {"enum": ["all", "most"]},
-                    "compare": {
-                        "type": "object",
-                        "minProperties": 1,
-                        "propertyNames": {"enum": ["dimensions", *METRICS]},
-                        "additionalProperties": {
-                            "type": ["string", "array"],
-                            "items": {"type": "string"},
-                            "minItems": 1,
-                        },
-                    },
-                },
-            },
-        },
-    },
-}
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of the tables, by the cells of the experiments sheet that single it out."""
-
-    name: str
-    cells: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """``left > right + margin``, or ``<``, in one column; the margin is in points."""
+    """``left > right + margin``, or ``<``, of two named rows; the margin is in points."""
 
-    column: str  # of `METRICS`
-    left: Row
+    left: str
     relation: str
-    right: Row
+    right: str
     margin: float = 0.0
 
     def __str__(self) -> str:
         margin = f" {'+' if self.margin > 0 else '-'} {abs(self.margin):g}" if self.margin else ""
-        return f"{self.left.name} {self.relation} {self.right.name}{margin}"
+        return f"{self.left} {self.relation} {self.right}{margin}"
 
 
-@dataclass(frozen=True)
-class Claim:
+def _parse(text: object) -> Comparison:
+    found = COMPARISON.fullmatch(str(text))
+    if found is None:
+        raise ValueError(f"found {text!r}, expected a comparison as 'row > other + 0.5'")
+    left, relation, right, sign, margin = found.groups()
+    return Comparison(left, relation, right, float(f"{sign}{margin}") if margin else 0.0)
+
+
+#: One comparison as it is written, or a list of them.
+Comparisons = Annotated[
+    list[Annotated[Comparison, BeforeValidator(_parse)]],
+    BeforeValidator(lambda found: found if isinstance(found, list) else [found]),
+    Field(min_length=1),
+]
+
+
+class _Statement(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    #: By column of the tables; ``dimensions`` stands for each of the nine.
+    compare: dict[Literal["dimensions", *METRICS], Comparisons] = Field(min_length=1)
+
+    @property
+    def comparisons(self) -> list[tuple[str, Comparison]]:
+        """Every comparison, with its column of `METRICS` or other measure."""
+        return [
+            (column, comparison)
+            for key, comparisons in self.compare.items()
+            for comparison in comparisons
+            for column in (NAMES if key == "dimensions" else (key,))
+        ]
+
+
+class Claim(_Statement):
     """What the paper says, and the comparisons of which all, or most, have to hold."""
 
-    text: str
+    claim: str
     source: str
-    needs: str  # "all" or "most"
-    comparisons: tuple[Comparison, ...]
+    needs: Literal["all", "most"] = "all"
 
     def judge(self, verdicts: list[str]) -> str:
         """The claim's verdict from those of its comparisons; what is unknown may not matter."""
@@ -111,7 +94,54 @@ class Claim:
         return next((v for v in (NOT_RUN, NOT_PUBLISHED) if v in verdicts), UNDECIDED)
 
 
-def read_claims(file: str | Path) -> list[Claim]:
+class Effect(_Statement):
+    """What one thing does to our scores; it may also be measured by what is not published."""
+
+    effect: str
+    compare: dict[
+        Literal["dimensions", *METRICS, "reference_psnr", "motion_match"], Comparisons
+    ] = Field(min_length=1)
+
+
+class Claims(BaseModel):
+    """Claims and effects, and the rows that they name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+
+    #: The cells of the experiments sheet that single a row out, by the row's name.
+    rows: dict[str, Annotated[dict[Literal[COLUMNS], str], Field(min_length=1)]]
+    claims: list[Claim] = Field(min_length=1)
+    effects: list[Effect] = []
+
+    @model_validator(mode="after")
+    def _name_rows(self) -> "Claims":
+        for statement in (*self.claims, *self.effects):
+            for _, c in statement.comparisons:
+                for name in {c.left, c.right} - self.rows.keys():
+                    raise ValueError(f"'{c}' compares {name!r}, which is not among the rows")
+        return self
+
+    def find(
+        self, name: str, table: pd.DataFrame, what: str = "the experiments sheet"
+    ) -> dict | None:
+        """The one row of a table that has the cells that the table knows of; None if there is none.
+
+        Raises:
+            ValueError: if there are several.
+        """
+        found = table
+        for column, cell in self.rows[name].items():
+            if column in table.columns:
+                found = found[found[column].astype(str) == cell]  # numbers, in published tables
+        if len(found) > 1:
+            raise ValueError(
+                f"claims row {name!r} stands for {len(found)} rows of {what}, expected one; "
+                "give more of its cells"
+            )
+        return None if found.empty else found.iloc[0].to_dict()
+
+
+def read_claims(file: str | Path) -> Claims:
     """Read and check the claims.
 
     Raises:
@@ -122,48 +152,20 @@ def read_claims(file: str | Path) -> list[Claim]:
     if not file.is_file():
         raise FileNotFoundError(f"claims {file} do not exist")
     try:
-        content = yaml.safe_load(file.read_text())
+        return Claims.model_validate(yaml.safe_load(file.read_text()))
     except yaml.YAMLError as error:
         raise ValueError(f"{file}: cannot be read as YAML ({error})") from None
-    error = best_match(jsonschema.Draft202012Validator(SCHEMA).iter_errors(content))
-    if error is not None:
-        raise ValueError(f"{file}: {error.json_path.removeprefix('$.')}: {error.message}")
-    rows = {
-        name: Row(name, tuple((column, str(cell)) for column, cell in cells.items()))
-        for name, cells in content["rows"].items()
-    }
-    claims = []
-    for entry in content["claims"]:
-        try:
-            comparisons = _parse_comparisons(entry["compare"], rows)
-        except ValueError as error:
-            raise ValueError(f"{file}: claim {entry['claim']!r}: {error}") from None
-        needs = entry.get("needs", "all")
-        claims.append(Claim(entry["claim"], entry["source"], needs, comparisons))
-    return claims
-
-
-def _parse_comparisons(compare: dict, rows: dict[str, Row]) -> tuple[Comparison, ...]:
-    comparisons = []
-    for key, texts in compare.items():
-        for text in [texts] if isinstance(texts, str) else texts:
-            found = COMPARISON.fullmatch(text)
-            if found is None:
-                raise ValueError(f"found {text!r}, expected a comparison as 'row > other + 0.5'")
-            left, relation, right, sign, margin = found.groups()
-            for name in (left, right):
-                if name not in rows:
-                    raise ValueError(f"{text!r} compares {name!r}, which is not among the rows")
-            margin = float(f"{sign}{margin}") if margin else 0.0
-            comparisons += [
-                Comparison(column, rows[left], relation, rows[right], margin)
-                for column in (NAMES if key == "dimensions" else (key,))
-            ]
-    return tuple(comparisons)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"] if part != "[key]")
+        message = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+        if first["type"] not in ("value_error", "missing"):
+            message = f"found {first['input']!r}, {message}"
+        raise ValueError(": ".join(filter(None, [str(file), key, message]))) from None
 
 
 def evaluate_claims(
-    claims: list[Claim],
+    claims: Claims,
     table1: pd.DataFrame,
     table2: pd.DataFrame,
     study: Study,
@@ -195,33 +197,30 @@ def evaluate_claims(
     )
 
     @cache
-    def printed(row: Row) -> dict | None:
-        if "published" not in dict(row.cells):
+    def printed(name: str) -> dict | None:
+        if "published" not in claims.rows[name]:
             return None
-        found = _find(row, published, "the published tables")
+        found = claims.find(name, published, "the published tables")
         if found is None:
-            raise ValueError(f"claims row {row.name!r}: the published tables have no such row")
+            raise ValueError(f"claims row {name!r}: the published tables have no such row")
         return found
 
     @cache
-    def differences(left: Row, right: Row) -> dict | None:
-        pair = [_find(row, study.experiments, "the experiments sheet") for row in (right, left)]
+    def differences(left: str, right: str) -> dict | None:
+        pair = [claims.find(name, study.experiments) for name in (right, left)]
         return None if None in pair else study.differences(*pair)
 
-    scorer = study.scorer
-    rows = []
-    for number, claim in enumerate(claims, start=1):
+    scorer, rows = study.scorer, []
+    for number, claim in enumerate(claims.claims, start=1):
         evaluated = [
-            {"column": c.column, "comparison": str(c)}
-            | _judge_published(c, printed(c.left), printed(c.right))
-            | _judge_here(c, differences(c.left, c.right))
-            for c in claim.comparisons
+            {"column": column, "comparison": str(c)}
+            | _judge_published(column, c, printed(c.left), printed(c.right))
+            | _judge_here(column, c, differences(c.left, c.right))
+            for column, c in claim.comparisons
         ]
         about = {
             "number": number,
-            "claim": claim.text,
-            "source": claim.source,
-            "needs": claim.needs,
+            **claim.model_dump(include={"claim", "source", "needs"}),
             "claim_published": claim.judge([row["published"] for row in evaluated]),
             "claim_here": claim.judge([row["here"] for row in evaluated]),
         }
@@ -229,22 +228,8 @@ def evaluate_claims(
     return pd.DataFrame(rows)
 
 
-def _find(row: Row, table: pd.DataFrame, what: str) -> dict | None:
-    """The one row of a table that has the cells that the table knows of; None if there is none."""
-    found = table
-    for column, cell in row.cells:
-        if column in table.columns:
-            found = found[found[column].astype(str) == cell]  # numbers, in published tables
-    if len(found) > 1:
-        raise ValueError(
-            f"claims row {row.name!r} stands for {len(found)} rows of {what}, expected one; "
-            "give more of its cells"
-        )
-    return None if found.empty else found.iloc[0].to_dict()
-
-
-def _judge_published(c: Comparison, left: dict | None, right: dict | None) -> dict:
-    values = [np.nan if row is None else row[c.column] for row in (left, right)]
+def _judge_published(column: str, c: Comparison, left: dict | None, right: dict | None) -> dict:
+    values = [np.nan if row is None else row[column] for row in (left, right)]
     difference = round(values[0] - values[1], 2)  # as many decimals as are printed
     verdict = judge(difference, difference, c.relation, c.margin)
     if np.isnan(difference):
@@ -254,10 +239,10 @@ def _judge_published(c: Comparison, left: dict | None, right: dict | None) -> di
     return {"published_left": values[0], "published_right": values[1], "published": verdict}
 
 
-def _judge_here(c: Comparison, differences: dict | None) -> dict:
-    if differences is None or np.isnan(differences[c.column].value):
+def _judge_here(column: str, c: Comparison, differences: dict | None) -> dict:
+    if differences is None or np.isnan(differences[column].value):
         return {"difference": np.nan, "low": np.nan, "high": np.nan, "here": NOT_RUN}
-    found = differences[c.column]
+    found = differences[column]
     verdict = judge(found.low, found.high, c.relation, c.margin)
     return {"difference": found.value, "low": found.low, "high": found.high, "here": verdict}
 
@@ -282,40 +267,34 @@ def write_claims(table: pd.DataFrame, out: Path, scale: str) -> None:
         "comparisons: of many, one may fail by chance; and they are too narrow where a kind has "
         "under ten prompts."
     ).strip()
-    claims, comparisons = [], []
-    for number, rows in table.groupby("number"):
-        first = rows.iloc[0]
-        name = f"{number}. {first['claim']}"
-        claims.append(
-            {
-                "claim": name,
-                "source": first["source"],
-                "published": _count(first["claim_published"], rows["published"]),
-                "here": _count(first["claim_here"], rows["here"]),
-                "needs": f"{first['needs']} of {len(rows)}" if len(rows) > 1 else "",
-            }
-        )
-        for n, row in enumerate(rows.to_dict("records")):
-            comparisons.append(
-                {
-                    "claim": "" if n else name,  # once is enough
-                    "column": row["column"],
-                    "comparison": row["comparison"],
-                    "published left": score_cell(row["published_left"]),
-                    "published right": score_cell(row["published_right"]),
-                    "published": row["published"],
-                    "difference here": score_cell(
-                        row["difference"], row["low"], row["high"], sign="+"
-                    ),
-                    "here": row["here"],
-                }
-            )
+    names = table["number"].astype(str) + ". " + table["claim"]
+    firsts = ~table["number"].duplicated()
+    claims = pd.DataFrame(
+        {
+            "claim": name,
+            "source": rows["source"].iloc[0],
+            "published": _count(rows["claim_published"].iloc[0], rows["published"]),
+            "here": _count(rows["claim_here"].iloc[0], rows["here"]),
+            "needs": f"{rows['needs'].iloc[0]} of {len(rows)}" if len(rows) > 1 else "",
+        }
+        for name, rows in table.groupby(names, sort=False)
+    )
+    comparisons = pd.DataFrame(
+        {
+            "claim": names.where(firsts, ""),  # once is enough
+            "column": table["column"],
+            "comparison": table["comparison"],
+            "published left": table["published_left"].map(score_cell),
+            "published right": table["published_right"].map(score_cell),
+            "published": table["published"],
+            "difference here": [
+                score_cell(r.difference, r.low, r.high, sign="+") for r in table.itertuples()
+            ],
+            "here": table["here"],
+        }
+    )
     text = "Left and right are the rows of a comparison; the difference is left less right."
-    sections = [
-        ("", intro, pd.DataFrame(claims)),
-        ("Comparisons", text, pd.DataFrame(comparisons)),
-    ]
-    write_page(title, sections, out)
+    write_page(title, [("", intro, claims), ("Comparisons", text, comparisons)], out)
 
 
 def _count(verdict: str, verdicts: pd.Series) -> str:

@@ -1,13 +1,14 @@
 """A study: the experiments sheet, and the scores of the settings that its rows ask for."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
 from pusa.data.suite import choose_subset
-from pusa.experiments import Setting, read_experiments, settings_over_seeds, unique_settings
-from pusa.score.arithmetic import dimension_scores
+from pusa.experiments import Setting, read_experiments
+from pusa.score.arithmetic import METRICS, dimension_scores
 from pusa.score.files import check_alike, read_record, read_scores
 from pusa.score.intervals import Interval, difference_intervals
 
@@ -55,61 +56,80 @@ class Study:
         except ValueError as error:
             raise ValueError(f"scores of {row['setting'].name}: {error}") from None
 
-    def differences(self, before: dict, after: dict) -> dict[str, Interval] | None:
+    def pairs(self, before: dict, after: dict) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+        """Score tables of two rows of the sheet, on the prompts that both ask for.
+
+        Returns:
+            A pair for every training seed of which there are scores of both, none if one was not
+            run. What was not trained stands beside each.
+        """
+        prompts = "subset" if "subset" in (before["prompts"], after["prompts"]) else "all"
+        seeds = {setting.seed: None for setting in self.scores if setting.seed is not None}
+        pairs = dict.fromkeys(
+            tuple(_with_seed(row["setting"], seed) for row in (before, after))
+            for seed in seeds or [None]
+        )
+        return [
+            tuple(self.videos({"setting": setting, "prompts": prompts}) for setting in pair)
+            for pair in pairs
+            if self.scores.keys() >= set(pair)
+        ]
+
+    def differences(
+        self, before: dict, after: dict, measures: Sequence[str] = METRICS
+    ) -> dict[str, Interval] | None:
         """``after - before`` of two rows of the sheet, on the prompts that both ask for.
 
         Returns:
-            `difference_intervals` by metric, in per cent; None if one of the rows was not run.
+            `difference_intervals` by measure, in per cent; None if one of the rows was not run.
+            Several training seeds count as more samples of the same prompts.
         """
-        prompts = "subset" if "subset" in (before["prompts"], after["prompts"]) else "all"
-        pair = [self.videos({**row, "prompts": prompts}) for row in (before, after)]
-        if any(videos is None for videos in pair):
+        pairs = self.pairs(before, after)
+        if not pairs:
             return None
-        return difference_intervals(*pair, allow_partial=self.allow_partial)
+        samples = 1 + max(videos["sample"].max() for pair in pairs for videos in pair)
+        pooled = [
+            pd.concat(v.assign(sample=v["sample"] + i * samples) for i, v in enumerate(side))
+            for side in zip(*pairs, strict=True)
+        ]
+        return difference_intervals(*pooled, measures, allow_partial=self.allow_partial)
 
 
 def read_study(
     sheet: str | Path,
     folder: str | Path,
     *,
-    seed: int | None,
+    seeds: Sequence[int | None],
     subset: dict[str, int] | None,
-    effect_seeds: list[int] | None = None,
-    allow_missing: bool = False,
     allow_partial: bool = False,
 ) -> Study:
-    """Read the experiments sheet and the score files of its settings.
+    """Read the experiments sheet and the score files of its settings, as far as they were run.
 
     Args:
         folder: holds the score file ``<setting name>.csv`` of each setting.
-        seed: training seed of every LoRA of the sheet; None if it is a released one.
+        seeds: training seeds of every LoRA of the sheet; None for a released one.
         subset: prompts of each kind that the sheet's ``subset`` stands for; None for all.
-        effect_seeds: read the settings of `settings_over_seeds` for these, not the sheet's.
-        allow_missing: leave out settings without a score file.
         allow_partial: take score files that lack scores.
 
     Raises:
-        FileNotFoundError: if the sheet, the folder or a score file is missing, or if all are.
+        FileNotFoundError: if the sheet, the folder or all score files are missing.
         ValueError: as `read_experiments` and `read_scores`; if a file lacks a score, if files were
             not made alike, or if rows ask for a subset and none is given.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"folder of scores {folder} does not exist")
-    experiments = read_experiments(sheet, seed=seed)
-    if effect_seeds is None and subset is None and (experiments["prompts"] == "subset").any():
+    experiments = read_experiments(sheet, seed=seeds[0])
+    if subset is None and (experiments["prompts"] == "subset").any():
         raise ValueError(
             f"{sheet} has rows on a subset of the prompts, but no numbers of subject, background "
             "and camera prompts are given"
         )
-    if effect_seeds is None:
-        settings = unique_settings(experiments)
-    else:
-        settings = settings_over_seeds(experiments, effect_seeds)
+    settings = dict.fromkeys(_with_seed(s, seed) for s in experiments["setting"] for seed in seeds)
+    files = {setting: folder / f"{setting.name}.csv" for setting in settings}
     scores, records = {}, {}
-    for name, setting in settings.items():
-        file = folder / f"{name}.csv"
-        if allow_missing and not file.exists():
+    for setting, file in files.items():
+        if not file.exists():
             continue
         scores[setting] = read_scores(file, allow_partial=allow_partial)
         records[str(file)] = read_record(file)
@@ -118,12 +138,16 @@ def read_study(
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from None
     if not scores:
-        wanted = ", ".join(f"{name}.csv" for name in list(settings)[:3])
+        wanted = ", ".join(file.name for file in list(files.values())[:3])
         raise FileNotFoundError(
             f"{folder} has no score file of the sheet's settings; expected such as {wanted}"
         )
     check_alike(records)
     return Study(experiments, scores, subset, allow_partial)
+
+
+def _with_seed(setting: Setting, seed: int | None) -> Setting:
+    return setting if setting.seed is None else replace(setting, seed=seed)
 
 
 def restrict(videos: pd.DataFrame, counts: dict[str, int] | None) -> pd.DataFrame:

@@ -114,18 +114,17 @@ def needed_dimensions(measures: Sequence[str]) -> list[str]:
 
 def _find_gaps(videos: pd.DataFrame) -> str:
     """What a table lacks, in words: prompts of one kind have the same dimensions and samples."""
-    for _, rows in videos.groupby("kind"):
-        grid = rows.pivot_table(
-            index="index", columns=["dimension", "sample"], values="value", aggfunc="count"
-        )
-        gaps = grid.fillna(0).eq(0).stack(["dimension", "sample"], future_stack=True)
-        if gaps.any():
-            index, dimension, sample = gaps.idxmax()
-            return (
-                f"scores lack {gaps.sum()} value(s), such as {dimension} of prompt {index}, "
-                f"sample {sample}"
-            )
-    return ""
+    asked = videos[["kind", "index"]].drop_duplicates()
+    asked = asked.merge(videos[["kind", "dimension", "sample"]].drop_duplicates())
+    found = videos.loc[videos["value"].notna(), asked.columns]
+    if len(found) == len(asked):
+        return ""
+    gaps = asked.merge(found, how="left", indicator="in")
+    gaps = gaps[gaps["in"] == "left_only"]
+    return (
+        f"scores lack {len(gaps)} value(s), such as {gaps['dimension'].iloc[0]} of prompt "
+        f"{gaps['index'].iloc[0]}, sample {gaps['sample'].iloc[0]}"
+    )
 
 
 def prompt_sums(videos: pd.DataFrame, measures: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -140,8 +139,9 @@ def prompt_sums(videos: pd.DataFrame, measures: Sequence[str]) -> tuple[pd.DataF
     rows = videos[videos["dimension"].isin(needed_dimensions(measures)) & videos["value"].notna()]
     weight = (rows["frames"] - 1).where(rows["dimension"].isin(_BY_FRAMES), 1).astype(float)
     rows = rows.assign(weight=weight, value=weight * rows["value"])
-    grid = {"index": ["kind", "index"], "columns": "dimension", "aggfunc": "sum", "fill_value": 0.0}
-    return rows.pivot_table(values="value", **grid), rows.pivot_table(values="weight", **grid)
+    sums = rows.groupby(["kind", "index", "dimension"])[["value", "weight"]].sum()
+    grid = sums.unstack(fill_value=0.0)
+    return grid["value"], grid["weight"]
 
 
 def scores_of_sums(value: Mapping, weight: Mapping, measures: Sequence[str]) -> dict:

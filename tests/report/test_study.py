@@ -7,36 +7,28 @@ import pytest
 from pusa.data.suite import read_suite
 from pusa.experiments import Setting
 from pusa.report.study import Study, read_study, restrict
-from pusa.score.arithmetic import NAMES
-from pusa.score.files import COLUMNS, write_scores
+from pusa.score.files import write_scores
+from tests.scores import score_table
 
 MAIN = Setting(model="pusa", task="i2v", steps=10, rank=64, iteration=300, alpha=1.4, seed=0)
 BASE = Setting(model="base", task="i2v", steps=10)
-KINDS = {
-    "subject": ("i2v_subject", "subject_consistency", "motion_smoothness", "dynamic_degree",
-                "aesthetic_quality", "imaging_quality"),
-    "background": ("i2v_background", "background_consistency", "aesthetic_quality",
-                   "imaging_quality"),
-    "camera": ("camera_motion",),
-}  # fmt: skip
+SEEDS = [replace(MAIN, seed=seed) for seed in (1, 2, 3)]
 SUBSET = {"subject": 1, "background": 1, "camera": 1}
 TAKEN = {0, 2, 4}  # the subset's prompts of two of each kind
 
 
-def scores(value=1.0, *, inside=None, samples=1, scorer="vbench"):
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    monkeypatch.setattr("pusa.score.intervals.RESAMPLES", 200)
+
+
+def scores(value, inside=None, samples=1):
     """Scores of two prompts of each kind; ``inside`` is the value of those in the subset."""
-    kinds = [kind for kind in KINDS for _ in range(2)]
-    rows = [
-        (f"{index:04d}-{sample}.mp4", index, sample, kind, dimension,
-         value if inside is None or index not in TAKEN else inside, 17, scorer)
-        for index, kind in enumerate(kinds)
-        for sample in range(samples)
-        for dimension in KINDS[kind]
-    ]  # fmt: skip
-    return pd.DataFrame(rows, columns=COLUMNS)
+    inside = value if inside is None else inside
+    return score_table(lambda i, s, name: inside if i in TAKEN else value, samples=samples)
 
 
-def row(setting, prompts):
+def row(setting, prompts="all"):
     return {"setting": setting, "prompts": prompts}
 
 
@@ -61,7 +53,7 @@ def folder(tmp_path):
 
     def write(tables):
         for setting, table in tables.items():
-            record = {"scorer": "vbench", "dimensions": [], "device": "cpu", "packages": {}}
+            record = {"scorer": "weight_free", "dimensions": [], "device": "cpu", "packages": {}}
             write_scores(table, record, tmp_path / f"{setting.name}.csv")
         return tmp_path
 
@@ -70,74 +62,49 @@ def folder(tmp_path):
 
 def test_settings_of_the_sheet_are_read(sheet, folder):
     tables = {BASE: scores(0.0), MAIN: scores(1.0)}
-    study = read_study(sheet, folder(tables), seed=0, subset=SUBSET)
+    files = folder(tables | {SEEDS[0]: scores(1.0)})
+    study = read_study(sheet, files, seeds=[0], subset=SUBSET)
     assert list(study.experiments["setting"]) == list(study.scores) == [BASE, MAIN]
     for setting, table in tables.items():
         pd.testing.assert_frame_equal(study.scores[setting], table)
     assert (study.subset, study.allow_partial) == (SUBSET, False)
 
 
-def test_settings_over_seeds_are_read(sheet, folder):
-    seeds = [replace(MAIN, seed=seed) for seed in (1, 2)]
-    files = folder({setting: scores() for setting in (BASE, *seeds)})
-    study = read_study(sheet, files, seed=0, subset=None, effect_seeds=[1, 2])
-    assert list(study.scores) == [BASE, *seeds]
-    assert list(study.experiments["setting"]) == [BASE, MAIN]
-
-
-def test_settings_that_were_not_run(sheet, folder):
-    files = folder({MAIN: scores()})
-    with pytest.raises(FileNotFoundError, match=r"score file .*base-i2v-steps10\.csv does not"):
-        read_study(sheet, files, seed=0, subset=SUBSET)
-    study = read_study(sheet, files, seed=0, subset=SUBSET, allow_missing=True)
-    assert list(study.scores) == [MAIN]
+def test_settings_of_several_seeds_are_read_where_they_were_run(sheet, folder):
+    files = folder({setting: scores(1.0) for setting in (BASE, *SEEDS)})
+    study = read_study(sheet, files, seeds=[1, 2, 7], subset=SUBSET)
+    assert list(study.scores) == [BASE, *SEEDS[:2]]
 
 
 def test_nothing_to_read(sheet, folder, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"folder of scores .*none does not exist"):
-        read_study(sheet, tmp_path / "none", seed=0, subset=SUBSET, allow_missing=True)
-    files = folder({MAIN: scores()})  # of another seed than the sheet's
-    sheet.write_text("".join(sheet.read_text().splitlines(keepends=True)[::2]))
-    with pytest.raises(FileNotFoundError, match=r"no score file .*; expected such as pusa-rank64"):
-        read_study(sheet, files, seed=7, subset=SUBSET, allow_missing=True)
+        read_study(sheet, tmp_path / "none", seeds=[0], subset=SUBSET)
+    with pytest.raises(FileNotFoundError, match=r"no score file .*; expected such as base-i2v"):
+        read_study(sheet, folder({MAIN: scores(1.0)}), seeds=[7], subset=SUBSET)
 
 
 def test_rows_on_a_subset_need_its_numbers(sheet, folder):
-    files = folder({BASE: scores(), MAIN: scores()})
+    files = folder({BASE: scores(1.0), MAIN: scores(1.0)})
     with pytest.raises(ValueError, match="has rows on a subset of the prompts, but no numbers"):
-        read_study(sheet, files, seed=0, subset=None)
+        read_study(sheet, files, seeds=[0], subset=None)
 
 
 def test_settings_must_be_made_alike(sheet, folder):
-    files = folder({BASE: scores(), MAIN: scores()})
+    files = folder({BASE: scores(1.0), MAIN: scores(1.0)})
     file = files / f"{MAIN.name}.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"packages": {"torch": "2.0.1"}}))
     with pytest.raises(ValueError, match=r"made with torch None, .* with 2\.0\.1; .* made alike"):
-        read_study(sheet, files, seed=0, subset=SUBSET)
+        read_study(sheet, files, seeds=[0], subset=SUBSET)
 
 
 def test_the_file_that_lacks_a_score_is_named(sheet, folder):
-    part = scores()[lambda table: table["dimension"] != "camera_motion"]
-    files = folder({BASE: scores(), MAIN: part})
-    with pytest.raises(ValueError, match=r"steps10\.csv: scores lack camera_motion") as caught:
-        read_study(sheet, files, seed=0, subset=SUBSET)
-    assert MAIN.name in str(caught.value)
-    study = read_study(sheet, files, seed=0, subset=SUBSET, allow_partial=True)
+    part = scores(1.0)[lambda table: table["dimension"] != "camera_motion"]
+    files = folder({BASE: scores(1.0), MAIN: part})
+    with pytest.raises(ValueError, match=rf"{MAIN.name}\.csv: scores lack camera_motion"):
+        read_study(sheet, files, seeds=[0], subset=SUBSET)
+    study = read_study(sheet, files, seeds=[0], subset=SUBSET, allow_partial=True)
     assert study.allow_partial
-    assert set(study.scores[MAIN]["dimension"]) == set(NAMES) - {"camera_motion"}
-
-
-def test_rows_without_a_value_are_partial(sheet, folder):
-    """As `pusa.score.files.gather_scores` leaves them."""
-    files = folder({BASE: scores(), MAIN: scores()})
-    file = files / f"{MAIN.name}.csv"
-    file.write_text(file.read_text().replace("i2v_subject,1.0,17", "i2v_subject,,0", 1))
-    record = json.loads(file.with_suffix(".json").read_text())
-    file.with_suffix(".json").write_text(json.dumps(record | {"missing": {"i2v_subject": 1}}))
-    with pytest.raises(ValueError, match=r"value of i2v_subject of 0000-0\.mp4 is empty"):
-        read_study(sheet, files, seed=0, subset=SUBSET)
-    study = read_study(sheet, files, seed=0, subset=SUBSET, allow_partial=True)
-    assert study.scores[MAIN]["value"].isna().sum() == 1
+    assert "camera_motion" not in set(study.scores[MAIN]["dimension"])
 
 
 # Rows of the sheet
@@ -149,7 +116,7 @@ def test_rows_count_their_own_prompts():
     everything, part = (study.videos(row(MAIN, prompts)) for prompts in ("all", "subset"))
     assert (everything["file"].nunique(), part["file"].nunique()) == (6 * 5, 3 * 5)
     assert set(part["value"]) == {0.9}
-    assert study.videos(row(BASE, "all")) is None
+    assert study.videos(row(BASE)) is None
 
 
 @pytest.mark.parametrize(
@@ -161,59 +128,73 @@ def test_differences_are_on_the_prompts_of_both(before, after, difference):
     study = Study(pd.DataFrame(), tables, SUBSET)
     found = study.differences(row(BASE, before), row(MAIN, after))
     assert found["i2v_subject"].value == pytest.approx(difference)
-    assert study.differences(row(BASE, before), row(replace(MAIN, steps=2), after)) is None
+    assert study.differences(row(BASE), row(replace(MAIN, steps=2), after)) is None
 
 
 def test_settings_on_other_videos_are_not_compared():
     tables = {MAIN: scores(0.9), BASE: scores(0.5, samples=2)}
-    rows = row(BASE, "all"), row(MAIN, "all")
     with pytest.raises(ValueError, match="must have the same videos"):
-        Study(pd.DataFrame(), tables, None).differences(*rows)
-    found = Study(pd.DataFrame(), tables, None, allow_partial=True).differences(*rows)
+        Study(pd.DataFrame(), tables, None).differences(row(BASE), row(MAIN))
+    study = Study(pd.DataFrame(), tables, None, allow_partial=True)
+    found = study.differences(row(BASE), row(MAIN))
     assert found["i2v_subject"].value == pytest.approx(40)
 
 
-def test_scorers_are_not_mixed():
-    study = Study(pd.DataFrame(), {MAIN: scores(scorer="weight_free"), BASE: scores()}, None)
-    message = f"{BASE.name} by vbench, {MAIN.name} by weight_free; expected one scorer"
-    with pytest.raises(ValueError, match=message):
-        study.scorer  # noqa: B018
+def test_what_was_not_trained_stands_beside_every_seed():
+    """Seeds are more samples: what only they differ in does not widen an interval over prompts."""
+    tables = {BASE: scores(0.5, samples=2)}
+    tables |= {s: scores(0.5 + 0.1 * s.seed, samples=2) for s in SEEDS}
+    study = Study(pd.DataFrame(), tables, None)
+    befores, afters = zip(*study.pairs(row(BASE), row(MAIN)), strict=True)
+    assert all(before is tables[BASE] for before in befores)
+    assert all(after is tables[s] for after, s in zip(afters, SEEDS, strict=True))
+    (found,) = study.differences(row(BASE), row(MAIN), ["i2v_subject"]).values()
+    assert (found.value, found.low, found.high) == pytest.approx((20, 20, 20))
+
+
+def test_a_seed_stands_beside_the_same_seed_of_another_row():
+    controls = [replace(s, model="control") for s in SEEDS]
+    tables = {s: scores(0.1 * s.seed) for s in controls[::-1]}
+    tables |= {s: scores(0.1 * s.seed + 0.05) for s in SEEDS[1:]}
+    study = Study(pd.DataFrame(), tables, None)
+    pairs = study.pairs(row(controls[0]), row(MAIN))
+    assert len(pairs) == 2  # seed 1 of one was not run
+    for before, after in pairs:
+        assert after["value"].iloc[0] - before["value"].iloc[0] == pytest.approx(0.05)
 
 
 def test_scorer():
-    tables = {setting: scores(scorer="weight_free") for setting in (MAIN, BASE)}
-    assert Study(pd.DataFrame(), tables, None).scorer == "weight_free"
+    mixed = {MAIN: score_table(scorer="weight_free"), BASE: score_table(scorer="vbench")}
+    assert Study(pd.DataFrame(), {MAIN: mixed[MAIN]}, None).scorer == "weight_free"
     assert Study(pd.DataFrame(), {}, None).scorer == ""
+    message = f"{BASE.name} by vbench, {MAIN.name} by weight_free; expected one scorer"
+    with pytest.raises(ValueError, match=message):
+        Study(pd.DataFrame(), mixed, None).scorer  # noqa: B018
 
 
 # Subsets of the prompts
 
 
-@pytest.fixture
-def measured(prompts):
-    """Two samples of every prompt of the suite, with two measures each, in no order."""
+def test_subset_is_that_of_sampling(suite, prompts):
+    """Of videos in no order, with two samples and two measures each."""
     rows = [
         {"file": p.video_name(s), "index": p.index, "kind": p.kind, "dimension": d, "value": 0.5}
         for p in prompts
         for s in range(2)
         for d in ("motion_match", "reference_psnr")
     ]
-    return pd.DataFrame(rows).sample(frac=1, random_state=0)
-
-
-def test_subset_is_that_of_sampling(suite, measured):
+    measured = pd.DataFrame(rows).sample(frac=1, random_state=0)
     counts = {"subject": 1, "background": 2, "camera": 3}
     sampled = read_suite(suite, height=64, width=64, counts=counts)
     part = restrict(measured, counts)
     assert set(part["index"]) == {p.index for p in sampled}
     assert len(part) == 4 * len(sampled)  # whole videos, with all their measures
     assert restrict(part, counts).equals(part)
-
-
-def test_no_counts_are_all(measured):
     assert restrict(measured, None) is measured
 
 
-def test_more_than_was_measured(measured):
-    with pytest.raises(ValueError, match="2 subject prompts, but 3 were asked for"):
-        restrict(measured, {"subject": 3, "background": 1, "camera": 1})
+def test_a_subset_of_more_than_was_sampled():
+    study = Study(pd.DataFrame(), {MAIN: scores(0.5)}, SUBSET | {"subject": 3})
+    message = f"scores of {MAIN.name}: 2 subject prompts, but 3 were asked for"
+    with pytest.raises(ValueError, match=message):
+        study.videos(row(MAIN, "subset"))

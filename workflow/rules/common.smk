@@ -8,7 +8,7 @@ from snakemake.exceptions import WorkflowError
 
 from pusa.config import ImageSize, Size, read_config
 from pusa.experiments import WAN_I2V
-from pusa.layout import PUBLISHED, read_layout
+from pusa.layout import CLAIMS, PUBLISHED, read_layout
 from pusa.report import captions
 from pusa.report.plan import describe_plan
 from pusa.sample.manifest import is_complete

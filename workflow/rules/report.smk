@@ -9,7 +9,8 @@ def study_params(study):
     return {
         "sheet": CONFIG.experiments,
         "folder": FILES.path("scores", study),
-        "seed": SEED,
+        # The tables have one training seed; the effects name theirs.
+        "seeds": CONFIG.effects.seeds if study == "effects" else [SEED],
         "subset": FILES.subset(study),
     }
 
@@ -75,7 +76,7 @@ rule audit:
 
 rule claims:
     input:
-        claims="config/claims.yaml",
+        claims=CLAIMS,
         experiments=CONFIG.experiments,
         scores=FILES.score_files("tables"),
         table1=PUBLISHED[1],
@@ -159,6 +160,7 @@ rule record_provenance:
 
 rule measure_effects:
     input:
+        claims=CLAIMS,
         experiments=CONFIG.experiments,
         scores=lambda wildcards: FILES.score_files(wildcards.study),
         losses=lambda wildcards: FILES.run_files(wildcards.study, "validation.csv"),
@@ -178,10 +180,6 @@ rule measure_effects:
         **SMALL,
     params:
         study=lambda wildcards: study_params(wildcards.study),
-        # The tables have one training seed; the effects name theirs.
-        seeds=lambda wildcards: (
-            CONFIG.effects.seeds if wildcards.study == "effects" else None
-        ),
         runs=FILES.path("trained"),
         caption=lambda wildcards: captions.describe_scale(FILES, wildcards.study),
     script:

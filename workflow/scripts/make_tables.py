@@ -10,7 +10,7 @@ from pusa.report.study import read_study
 from pusa.report.tables import make_table1, make_table2, read_published, write_table1, write_table2
 
 sys.stderr = Path(snakemake.log[0]).open("w")
-study = read_study(**snakemake.params.study, allow_missing=True)
+study = read_study(**snakemake.params.study)
 one = make_table1(study, read_published(snakemake.input.table1))
 two = make_table2(study, read_published(snakemake.input.table2))
 costs = describe_costs(pd.read_csv(snakemake.input.costs))
