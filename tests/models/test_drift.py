@@ -236,16 +236,9 @@ def test_command_wants_one_of_two(base, tmp_path, options):
 
 
 def test_command_wants_no_scale_without_lora(base, tmp_path):
-    command = [
-        "drift",
-        str(base),
-        str(tmp_path / "x.csv"),
-        "--other",
-        str(base),
-        "--lora-scale",
-        "2",
-    ]
-    assert "--scale is for --lora" in str(CliRunner().invoke(app, command).exception)
+    words = ["drift", base, tmp_path / "x.csv", "--other", base, "--lora-scale", 2]
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert "--lora-scale is for --lora" in str(result.exception)
 
 
 def test_other_parameters(base, trained):

@@ -3,9 +3,7 @@ import math
 
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
-from pusa.cli import app
 from pusa.report.claims import read_claims
 from pusa.report.overview import (
     SURPASSES,
@@ -228,11 +226,3 @@ def test_missing_table(folder, name):
     (folder / name).unlink()
     with pytest.raises(FileNotFoundError, match=rf"{name} does not exist; expected the tables"):
         read_run(folder, folder / "effects.csv")
-
-
-def test_command(folder):
-    words = ["overview", str(folder / "overview.html"), "--tables", str(folder)]
-    words += ["--effects", str(folder / "effects.csv"), "--scale", SCALE]
-    result = CliRunner().invoke(app, words)
-    assert result.exit_code == 0, result.output
-    assert SCALE in (folder / "overview.md").read_text()
