@@ -140,8 +140,7 @@ def prompt_sums(videos: pd.DataFrame, measures: Sequence[str]) -> tuple[pd.DataF
     weight = (rows["frames"] - 1).where(rows["dimension"].isin(_BY_FRAMES), 1).astype(float)
     rows = rows.assign(weight=weight, value=weight * rows["value"])
     sums = rows.groupby(["kind", "index", "dimension"])[["value", "weight"]].sum()
-    grid = sums.unstack(fill_value=0.0)
-    return grid["value"], grid["weight"]
+    return tuple(sums[column].unstack(fill_value=0.0) for column in ("value", "weight"))
 
 
 def scores_of_sums(value: Mapping, weight: Mapping, measures: Sequence[str]) -> dict:

@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from pusa.transformer import VTAWanTransformer3DModel
 
+pytestmark = pytest.mark.slow
+
 BATCH, FRAMES = 2, 3
 TIMESTEPS = {
     "per_clip": torch.tensor([300.0, 871.5]),

@@ -229,6 +229,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, erro
 """
 
 
+@pytest.mark.slow
 def test_memory_at_the_papers_size():
     """One head of 832x480x81, whose full matrix would take 4,094 MiB."""
     output = subprocess.check_output([sys.executable, "-c", MEMORY], text=True)

@@ -685,7 +685,7 @@ def test_convert_command_counts(tmp_path, pusa, foreign, lora):
 
 
 def test_merge_command(tmp_path, pusa, base, lora):
-    words = ["--base", base, "--lora", lora, "--scale", 1.4, "--out", tmp_path / "merged"]
+    words = ["--base", base, "--lora", lora, "--lora-scale", 1.4, "--out", tmp_path / "merged"]
     done = pusa("merge", *words)
     assert done.exit_code == 0, done.output
     assert read_merged(tmp_path / "merged")["lora_scale"] == 1.4

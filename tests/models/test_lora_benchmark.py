@@ -2,7 +2,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow
 def test_benchmark_of_merging_runs_on_small_shapes(tmp_path):
     script = Path(__file__).parents[2] / "benchmarks" / "merge_lora.py"
     shapes = ["--dim", "128", "--ffn-dim", "256", "--layers", "1", "--rank", "2", "--rounds", "1"]

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from skimage import data
 
+from pusa.clip import ClipSize
 from pusa.data.suite import SuitePrompt
 from pusa.data.video import read_video, write_video
 from pusa.records import describe_device
@@ -357,7 +358,7 @@ def videos(tmp_path, suite, prompts):
 
 def score(prompts, videos, folder, *, frames=FRAMES, **options):
     table, _ = measure_videos(
-        prompts, videos, folder, frames=frames, height=64, width=64, **options
+        prompts, videos, folder, size=ClipSize(frames=frames, height=64, width=64), **options
     )
     return table
 
@@ -376,7 +377,9 @@ def test_one_row_per_video_and_dimension(tmp_path, prompts, videos):
 
 
 def test_scores_can_be_written(tmp_path, prompts, videos):
-    table, record = measure_videos(prompts, videos, tmp_path, frames=FRAMES, height=64, width=64)
+    table, record = measure_videos(
+        prompts, videos, tmp_path, size=ClipSize(frames=FRAMES, height=64, width=64)
+    )
     assert record["scorer"] == "weight_free"
     assert record["dimensions"] == sorted(set(table["dimension"]))
     assert record["device"] == describe_device("cpu")
@@ -481,7 +484,10 @@ def test_other_image_sizes(tmp_path):
     write_video(tmp_path / "a.mp4", clip)
     row = {"file": "a.mp4", "index": 0, "prompt": prompt.prompt, "sample": 0}
     table, _ = measure_videos(
-        [prompt], pd.DataFrame([row]), tmp_path, frames=7, height=96, width=160
+        [prompt],
+        pd.DataFrame([row]),
+        tmp_path,
+        size=ClipSize(frames=7, height=96, width=160),
     )
     values = table.set_index("dimension")["value"]
     assert values["camera_motion"] == 1

@@ -80,7 +80,10 @@ def test_a_section_as_json_and_options_that_count_more(monkeypatch, run):
         (["--iterations", 4], "error: --rank: found None with method lora, expected a rank"),
         (["--rank", 4], "error: --iterations is missing"),
         (["--rank", 0, "--iterations", 4], "error: --rank: found 0, expected at least 1"),
-        (["--settings", '{"rnk": 1}'], "error: --rnk is unknown; expected one of checkpoint_every"),
+        (
+            ["--iterations", 4, "--settings", '{"rnk": 1}'],
+            "error: --rnk is unknown; expected one of checkpoint_every",
+        ),
     ],
 )
 def test_a_wrong_setting_is_named_as_an_option(run, words, message):
