@@ -1,5 +1,6 @@
 """Starting trainings, in this process or in others, for several test files."""
 
+import json
 import multiprocessing
 import os
 import socket
@@ -73,8 +74,8 @@ def _train(environment, cache, transformer, folder, checkpoint_every, changes):
     os.environ.update(environment)
     torch.set_num_threads(1)
     out, state = folder / "out", folder / "state"
-    settings = settings_of(**changes)
-    train.train(cache, transformer, out, settings, state=state, checkpoint_every=checkpoint_every)
+    settings = settings_of(checkpoint_every=checkpoint_every, **changes)
+    train.train(cache, transformer, out, settings, state=state)
 
 
 def join(processes, exit_code=0):
@@ -86,17 +87,10 @@ def join(processes, exit_code=0):
 def start_torchrun(processes, cache, transformer, folder, checkpoint_every=50, **changes):
     """The same as the workflow does it."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(processes), "-m", "pusa", "train-lora"]
+    command += ["--nproc-per-node", str(processes), "-m", "pusa", "train"]
     command += [str(cache), str(transformer), str(folder / "out")]
-    command += ["--state", str(folder / "state"), "--checkpoint-every", str(checkpoint_every)]
-    for key, value in {**SETTINGS, **changes}.items():
-        option = "--" + key.replace("_", "-")
-        if key == "iterations":
-            command += [part for i in value for part in ("--iteration", str(i))]
-        elif isinstance(value, bool):
-            command += [option] * value
-        elif value is not None:
-            command += [option, str(value)]
+    settings = json.dumps({**SETTINGS, "checkpoint_every": checkpoint_every, **changes})
+    command += ["--state", str(folder / "state"), "--settings", settings]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 

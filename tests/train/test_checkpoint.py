@@ -27,7 +27,7 @@ from tests.training import (
 )
 
 SAVED = (5, 150)
-SETTINGS = {"iterations": SAVED, "micro_batch": 2}
+SETTINGS = {"iterations": list(SAVED), "micro_batch": 2}
 NAMES = [f"iteration_{i}.safetensors" for i in SAVED]
 
 
@@ -46,9 +46,8 @@ def train_here(latent_cache, model):
             latent_cache,
             model / "transformer",
             folder / "out",
-            settings_of(**{**SETTINGS, **changes}),
+            settings_of(checkpoint_every=checkpoint_every, **{**SETTINGS, **changes}),
             state=folder / "state",
-            checkpoint_every=checkpoint_every,
             minutes=minutes,
         )
 
@@ -92,6 +91,7 @@ def assert_identical(first, second):
     assert not (second / "state").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_killed_at_random(tmp_path, latent_cache, model, processes):
     """Asked to stop once, then killed, then left to its end."""
@@ -122,6 +122,7 @@ def test_killed_at_random(tmp_path, latent_cache, model, processes):
     assert_identical(tmp_path / "whole", folder)
 
 
+@pytest.mark.slow
 def test_torchrun_asked_to_stop(tmp_path, latent_cache, model):
     """As a scheduler asks: torchrun alone, which tells its processes."""
     torchrun = start_torchrun(2, latent_cache, model / "transformer", tmp_path, **SETTINGS)
@@ -207,6 +208,7 @@ def test_budget_looks_ahead(monkeypatch):
     assert watch.reason(["iteration", "checkpoint"]) == 1
 
 
+@pytest.mark.slow
 def test_full_fine_tuning_goes_on(tmp_path, train_here, monkeypatch):
     full = {"method": "full", "rank": None, "dtype": "bfloat16", "iterations": (2, 20)}
     train_here(tmp_path / "whole", **full)
@@ -222,6 +224,7 @@ def test_full_fine_tuning_goes_on(tmp_path, train_here, monkeypatch):
             assert file.read_bytes() == (b / file.name).read_bytes(), file
 
 
+@pytest.mark.slow
 def test_offloaded_state_goes_on(tmp_path, train_here, monkeypatch):
     options = {"offload": True, "iterations": (20,)}
     train_here(tmp_path / "whole", **options)
@@ -298,7 +301,7 @@ def test_other_settings_are_refused_and_nothing_is_lost(finished_parts, tmp_path
 def test_more_iterations_may_be_asked_for_on_the_way(finished_parts, tmp_path, train_here):
     folder = shutil.copytree(finished_parts, tmp_path / "copy")
     done = logged(folder)
-    train_here(folder, iterations=(SAVED[0], done + 1))
+    train_here(folder, iterations=[SAVED[0], done + 1])
     assert (folder / "out" / f"iteration_{done + 1}.safetensors").exists()
 
 
@@ -321,7 +324,7 @@ def test_one_training_at_a_time(tmp_path, train_here):
 def test_nothing_else_in_the_state_folder_is_touched(tmp_path, train_here):
     (tmp_path / "state").mkdir()
     (tmp_path / "state/notes.txt").write_text("mine")
-    train_here(tmp_path, iterations=(1,))
+    train_here(tmp_path, iterations=[1])
     assert [p.name for p in (tmp_path / "state").iterdir()] == ["notes.txt"]
 
 
