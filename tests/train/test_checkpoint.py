@@ -210,7 +210,7 @@ def test_budget_looks_ahead(monkeypatch):
 
 @pytest.mark.slow
 def test_full_fine_tuning_goes_on(tmp_path, train_here, monkeypatch):
-    full = {"method": "full", "rank": None, "dtype": "bfloat16", "iterations": (2, 20)}
+    full = {"method": "full", "rank": None, "dtype": "bfloat16", "iterations": [2, 20]}
     train_here(tmp_path / "whole", **full)
     with monkeypatch.context() as patch, pytest.raises(InterruptedError):
         patch.setattr(resume, "time", ticking())
@@ -226,7 +226,7 @@ def test_full_fine_tuning_goes_on(tmp_path, train_here, monkeypatch):
 
 @pytest.mark.slow
 def test_offloaded_state_goes_on(tmp_path, train_here, monkeypatch):
-    options = {"offload": True, "iterations": (20,)}
+    options = {"offload": True, "iterations": [20]}
     train_here(tmp_path / "whole", **options)
     with monkeypatch.context() as patch, pytest.raises(InterruptedError):
         patch.setattr(resume, "time", ticking())
