@@ -221,8 +221,8 @@ def test_read_run(folder, run):
     assert read.provenance == run.provenance
 
 
-@pytest.mark.parametrize("name", ["table1.csv", "provenance.json", "effects.csv"])
-def test_missing_table(folder, name):
-    (folder / name).unlink()
-    with pytest.raises(FileNotFoundError, match=rf"{name} does not exist; expected the tables"):
-        read_run(folder, folder / "effects.csv")
+def test_missing_table(folder):
+    for name in ("provenance.json", "effects.csv", "table1.csv"):
+        (folder / name).unlink()
+        with pytest.raises(FileNotFoundError, match=rf"{name} does not exist; expected the tables"):
+            read_run(folder, folder / "effects.csv")

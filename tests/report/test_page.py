@@ -30,8 +30,8 @@ def test_html_is_escaped(write):
     table = pd.DataFrame([{HOSTILE: HOSTILE, "source": HOSTILE}])
     _, html, _ = write(HOSTILE, [(HOSTILE, HOSTILE, table)])
     assert html.count("<script>") == 1  # the page's own
-    # two titles, heading, text, the column's name, two cells and the row's source
-    assert unescape(html).count(HOSTILE) == 8
+    # two titles, heading, text, the column's name and two cells
+    assert unescape(html).count(HOSTILE) == 7
 
 
 def test_markdown_is_escaped(write):

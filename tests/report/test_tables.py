@@ -378,7 +378,7 @@ def test_files(tmp_path, table1):
         assert "nan" not in text.lower()
     assert "A run of 50 % &amp; two" in html
     assert r"A run of 50 \% \& two" in latex
-    assert html.count('data-source="here"') == 2  # Wan-I2V's empty row too
+    assert html.count('class="here"') == 2  # Wan-I2V's empty row too
 
 
 @pytest.mark.parametrize("scorer", ["weight_free", "vbench"])
