@@ -43,7 +43,6 @@ def cache_latents(
     text_tokens: int,
     source: Literal["encode", "released"] = "encode",
     skip_unusable: bool = False,
-    dtype: torch.dtype = torch.float32,
     device: str = "cpu",
 ) -> None:
     """Encode every clip and every distinct caption of a dataset once.
@@ -70,8 +69,8 @@ def cache_latents(
         check, load = partial(open_tensors, **shapes), partial(_take_clip, shapes)
         made |= shapes
     else:
-        check, load = partial(check_clip, **asdict(size)), _encoder(model, size, dtype, device)
-        made |= {"vae": digest_files(Path(model) / "vae"), "dtype": str(dtype)}
+        check, load = partial(check_clip, **asdict(size)), _encoder(model, size, device)
+        made |= {"vae": digest_files(Path(model) / "vae"), "dtype": "torch.float32"}
 
     # Headers first, which takes seconds: hours of encoding must not end in a bad last clip.
     unusable = {}
@@ -142,17 +141,15 @@ def _cache_shard(
     return refused
 
 
-def _encoder(
-    model: str | Path, size: ClipSize, dtype: torch.dtype, device: str
-) -> Callable[[Path], torch.Tensor]:
+def _encoder(model: str | Path, size: ClipSize, device: str) -> Callable[[Path], torch.Tensor]:
     """A function that reads a clip and encodes it with the model's VAE."""
     from pusa.models.load import encode_pixels, frames_to_pixels, load_vae
 
-    vae = load_vae(model, dtype).to(device)
+    vae = load_vae(model).to(device)  # float32, as is the text encoder
 
     def encode(path: Path) -> torch.Tensor:
         pixels = frames_to_pixels(read_clip(path, **asdict(size))[None])
-        return encode_pixels(vae, pixels.to(device, dtype))[0].cpu().contiguous()
+        return encode_pixels(vae, pixels.to(device))[0].cpu().contiguous()
 
     return encode
 
@@ -200,7 +197,6 @@ def cache_prompts(
     *,
     text_tokens: int,
     negative_prompt: str = "",
-    dtype: torch.dtype = torch.float32,
     device: str = "cpu",
 ) -> None:
     """Write the embedding of each prompt to one safetensors file.
@@ -209,7 +205,7 @@ def cache_prompts(
     """
     from pusa.models.text import encode_prompts, load_text_encoder
 
-    tokenizer, encoder = load_text_encoder(model, dtype)
+    tokenizer, encoder = load_text_encoder(model)
     encoder.to(device)
     ordered = sorted(prompts | {negative_prompt})
 
