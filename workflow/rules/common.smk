@@ -6,7 +6,14 @@ from pathlib import Path
 from snakemake.cli import parse_args
 from snakemake.exceptions import WorkflowError
 
-from pusa.config import ImageSize, Size, read_config
+from pusa.config import (
+    ImageSize,
+    Size,
+    SuiteSettings,
+    VideoSettings,
+    Weights,
+    read_config,
+)
 from pusa.experiments import WAN_I2V
 from pusa.layout import CLAIMS, PUBLISHED, read_layout
 from pusa.report import captions
@@ -58,6 +65,83 @@ def setting_of(wildcards):
 def negative_prompt_options(wildcards, input):
     file = input.negative_prompt
     return ["--negative-prompt-file", file] if file else []
+
+
+def suite_settings(wildcards):
+    """What the videos of a setting are made with; Wan-I2V has a guidance of its own."""
+    setting = setting_of(wildcards)
+    section = CONFIG.baseline if setting.model == WAN_I2V else CONFIG.sample
+    return CONFIG.sample.part(
+        SuiteSettings,
+        **CONFIG.clip.part(Size).model_dump(),
+        task=setting.task,
+        steps=setting.steps,
+        guidance_scale=section.guidance_scale,
+    ).model_dump_json()
+
+
+def transformer_options(wildcards):
+    """Wan-I2V is sampled as a whole, by diffusers' own pipeline."""
+    folder = FILES.setting_transformer(wildcards.study, setting_of(wildcards))
+    return ["--transformer", folder] if folder else []
+
+
+def pipeline_weights(*loras, transformer=None):
+    return Weights(
+        lora=list(loras), transformer=transformer, dtype=CONFIG.sample.dtype
+    ).model_dump_json()
+
+
+def scored_manifests(wildcards):
+    """The lists of the videos that a scoring job takes: whole sampling jobs."""
+    place = (wildcards.study, wildcards.setting)
+    return FILES.setting_manifests(*place)[
+        int(wildcards.shard) :: FILES.score_shards(*place)
+    ]
+
+
+def study_params(study):
+    """What scripts read the scores of a study by."""
+    return {
+        "sheet": CONFIG.experiments,
+        "folder": FILES.path("scores", study),
+        # The tables have one training seed; the effects name theirs.
+        "seeds": CONFIG.effects.seeds if study == "effects" else [SEED],
+        "subset": FILES.subset(study),
+    }
+
+
+def folders_of(wildcards, input):
+    return list(dict.fromkeys(str(Path(file).parent) for file in input))
+
+
+def weights_of(wildcards):
+    """What a compared model needs beyond the base model."""
+    if wildcards.model == WAN_I2V:
+        return f"{CONFIG.baseline.path}/model_index.json"
+    return FILES.main_weights if wildcards.model == FILES.main.model else []
+
+
+def label_options(wildcards):
+    labels = {s.model: s.label.split(",")[0] for s in FILES.compared}
+    return ["--label", labels[wildcards.model]]
+
+
+def drift_options(wildcards):
+    if wildcards.model == WAN_I2V:
+        return ["--other", f"{CONFIG.baseline.path}/transformer"]
+    if FILES.main.rank is None:
+        return ["--other", FILES.main_weights]
+    return ["--lora", FILES.main_weights, "--lora-scale", FILES.main.alpha]
+
+
+def shown_samples(*settings):
+    return {
+        "suite": FILES.suite_info,
+        "samples": [
+            f for s in settings for f in FILES.setting_manifests("tables", s.name)
+        ],
+    }
 
 
 # Every job but downloads runs with the hub switched off; a user's own HF_HUB_OFFLINE is kept for

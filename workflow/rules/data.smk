@@ -46,7 +46,7 @@ for section, (kind, files, awaited) in REPOSITORIES.items():
         params:
             repo=place.repo,
             revision=place.revision,
-            folder=place.path,
+            folder=subpath(output[0], parent=True),
             kind=kind,
             files=[word for pattern in files for word in ("--include", pattern)],
         shell:
@@ -95,7 +95,7 @@ if TRAINED and CONFIG.dataset.source == "tiny":
             **SMALL,
         params:
             clips=CONFIG.dataset.clips,
-            folder=DATASET,
+            folder=subpath(output[0], parent=True),
         shell:
             "python -m pusa tiny dataset {params.folder:q} --stream lora"
             " --clips {params.clips} &> {log:q}"
@@ -113,7 +113,7 @@ if CONFIG.suite.source == "tiny":
         resources:
             **SMALL,
         params:
-            folder=SUITE,
+            folder=subpath(output[0], parent=True),
             counts=json.dumps(FILES.prompts["all"]),
         shell:
             "python -m pusa tiny suite {params.folder:q} --counts {params.counts:q} &> {log:q}"
@@ -141,8 +141,8 @@ if TRAINED:
             mem_mb=on(gpu=64_000, cpu=0),  # the text encoder is 23 GB in float32
             runtime=on(gpu=1440, cpu=60),  # shards that are done are kept by a next attempt
         params:
-            dataset=DATASET,
-            model=MODEL,
+            dataset=subpath(input.metadata, parent=True),
+            model=subpath(input.model, parent=True),
             folder=subpath(output[0], parent=True),
             clip=CLIP,
             cache=CONFIG.cache.model_dump_json(),
@@ -172,8 +172,8 @@ rule cache_prompts:
         mem_mb=on(gpu=64_000, cpu=0),  # the text encoder is 23 GB in float32
         runtime=on(gpu=60, cpu=20),
     params:
-        suite=SUITE,
-        model=MODEL,
+        suite=subpath(input.suite, parent=True),
+        model=subpath(input.model, parent=True),
         size=IMAGE_SIZE,
         text_tokens=CONFIG.clip.text_tokens,
         negative=negative_prompt_options,

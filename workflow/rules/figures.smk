@@ -1,26 +1,6 @@
 # The figures, numbered as in the paper. Each is a picture for the report and a PDF for print.
 
 
-def weights_of(wildcards):
-    """What a compared model needs beyond the base model."""
-    if wildcards.model == WAN_I2V:
-        return f"{CONFIG.baseline.path}/model_index.json"
-    return FILES.main_weights if wildcards.model == FILES.main.model else []
-
-
-def label_options(wildcards):
-    labels = {s.model: s.label.split(",")[0] for s in FILES.compared}
-    return ["--label", labels[wildcards.model]]
-
-
-def drift_options(wildcards):
-    if wildcards.model == WAN_I2V:
-        return ["--other", f"{CONFIG.baseline.path}/transformer"]
-    if FILES.main.rank is None:
-        return ["--other", FILES.main_weights]
-    return ["--lora", FILES.main_weights, "--lora-scale", FILES.main.alpha]
-
-
 # On one image, prompt and seed: the base with VTA, Wan-I2V, the adapted model. The image and the
 # prompt are Figure 3's first.
 rule attention:
@@ -46,8 +26,8 @@ rule attention:
         mem_mb=on(gpu=96_000, cpu=0),
         runtime=on(gpu=240, cpu=60),
     params:
-        model=MODEL,
-        suite=SUITE,
+        model=subpath(input.model, parent=True),
+        suite=subpath(input.suite, parent=True),
         counts=json.dumps(FILES.subset("tables")),
         weights=lambda wildcards: (
             MAIN_WEIGHTS if wildcards.model == FILES.main.model else pipeline_weights()
@@ -101,20 +81,10 @@ rule drift:
 COMPARED = [setting.model for setting in FILES.compared]
 # What the suite's videos of a setting are shown by.
 SHOWN = {
-    "suite": SUITE,
     "counts": FILES.subset("tables"),
     "height": CONFIG.clip.height,
     "width": CONFIG.clip.width,
 }
-
-
-def shown_samples(*settings):
-    return {
-        "suite": FILES.suite_info,
-        "samples": [
-            f for s in settings for f in FILES.setting_manifests("tables", s.name)
-        ],
-    }
 
 
 # By name: script in workflow/scripts, label, input, params.
@@ -172,7 +142,6 @@ FIGURES = {
             shown_samples(setting),
             {
                 **SHOWN,
-                "videos": FILES.samples("tables", setting.name),
                 "task": setting.task,
                 "figure": number,
                 "note": captions.describe_setting(FILES),
@@ -270,7 +239,6 @@ rule make_contact_sheet:
         **SMALL,
     params:
         **SHOWN,
-        videos=FILES.samples("tables", FILES.main.name),
         title=FILES.main.label,
     script:
         "../scripts/make_contact_sheet.py"

@@ -4,17 +4,6 @@ CAPTION = captions.describe_scale(FILES, "tables")
 SEED = TRAIN.seed if TRAINED else None
 
 
-def study_params(study):
-    """What scripts read the scores of a study by."""
-    return {
-        "sheet": CONFIG.experiments,
-        "folder": FILES.path("scores", study),
-        # The tables have one training seed; the effects name theirs.
-        "seeds": CONFIG.effects.seeds if study == "effects" else [SEED],
-        "subset": FILES.subset(study),
-    }
-
-
 rule make_tables:
     input:
         experiments=CONFIG.experiments,
@@ -96,7 +85,7 @@ rule claims:
     resources:
         **SMALL,
     params:
-        scores=FILES.path("scores/tables"),
+        scores=lambda wildcards, input: str(Path(input.scores[0]).parent),
         seed=["--train-seed", SEED] if TRAINED else [],
         subset=json.dumps(FILES.subset("tables")),
         caption=CAPTION,
@@ -120,7 +109,7 @@ rule measure_costs:
     resources:
         **SMALL,
     params:
-        benchmarks=FILES.path("benchmarks"),
+        benchmarks=lambda wildcards: FILES.path("benchmarks"),
         runs=[FILES.trained(run) for run in FILES.runs_of("tables")],
         main_run=FILES.main.run,
         gpus=FILES.gpus,
@@ -208,7 +197,7 @@ rule make_overview:
     resources:
         **SMALL,
     params:
-        tables=FILES.path("tables"),
+        tables=subpath(output.html, parent=True),
         caption=CAPTION,
     script:
         "../scripts/make_overview.py"
@@ -229,10 +218,6 @@ VIDEO_PAGES = {
         else {}
     ),
 }
-
-
-def folders_of(wildcards, input):
-    return list(dict.fromkeys(str(Path(file).parent) for file in input))
 
 
 rule gallery_page:

@@ -1,38 +1,12 @@
 # Videos of the prompt suite, one job per setting and shard, and of the paper's zero-shot tasks, one
 # job per task. Only the list of videos is an output: they lie beside it, so that an interrupted job
 # keeps those it finished.
-from pusa.config import SuiteSettings, VideoSettings, Weights
-
-
-def suite_settings(wildcards):
-    """What the videos of a setting are made with; Wan-I2V has a guidance of its own."""
-    setting = setting_of(wildcards)
-    section = CONFIG.baseline if setting.model == WAN_I2V else CONFIG.sample
-    return CONFIG.sample.part(
-        SuiteSettings,
-        **CONFIG.clip.part(Size).model_dump(),
-        task=setting.task,
-        steps=setting.steps,
-        guidance_scale=section.guidance_scale,
-    ).model_dump_json()
-
-
-def transformer_options(wildcards):
-    """Wan-I2V is sampled as a whole, by diffusers' own pipeline."""
-    folder = FILES.setting_transformer(wildcards.study, setting_of(wildcards))
-    return ["--transformer", folder] if folder else []
 
 
 # How videos of the main setting are sampled by the pipeline.
 MAIN_VIDEO = CONFIG.sample.part(
     VideoSettings, **CONFIG.clip.part(Size).model_dump(), steps=FILES.main.steps
 ).model_dump_json()
-
-
-def pipeline_weights(*loras, transformer=None):
-    return Weights(
-        lora=list(loras), transformer=transformer, dtype=CONFIG.sample.dtype
-    ).model_dump_json()
 
 
 # Of the main setting: a LoRA that is not merged, or a whole transformer.
@@ -47,8 +21,9 @@ rule sample_suite:
     input:
         suite=FILES.suite_info,
         prompts=FILES.path("cache/prompts.safetensors"),
-        model=lambda wildcards: FILES.setting_model(setting_of(wildcards))
-        + "/model_index.json",
+        model=lambda wildcards: (
+            f"{FILES.setting_model(setting_of(wildcards))}/model_index.json"
+        ),
         weights=lambda wildcards: FILES.setting_weights(
             wildcards.study, setting_of(wildcards)
         ),
@@ -72,7 +47,7 @@ rule sample_suite:
             gpu=max(480, 24 * setting_of(wildcards).steps), cpu=60
         ),
     params:
-        suite=SUITE,
+        suite=subpath(input.suite, parent=True),
         model=lambda wildcards: FILES.setting_model(setting_of(wildcards)),
         transformer=transformer_options,
         settings=suite_settings,
@@ -112,8 +87,8 @@ if FILES.tasks:
             mem_mb=on(gpu=96_000, cpu=0),  # transformer, text encoder and VAE at once
             runtime=on(gpu=240, cpu=60),
         params:
-            dataset=FILES.task_dataset,
-            model=MODEL,
+            dataset=subpath(input.dataset, parent=True),
+            model=subpath(input.model, parent=True),
             clips=FILES.task_clips,
             # Which clips of the folder: all, or those that training left out, by the cache.
             held_out=(

@@ -8,14 +8,6 @@ CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
 VBENCH_PYTHON = "python" if CONDA else f"{CONFIG.score.environment}/bin/python"
 
 
-def scored_manifests(wildcards):
-    """The lists of the videos that a scoring job takes: whole sampling jobs."""
-    place = (wildcards.study, wildcards.setting)
-    return FILES.setting_manifests(*place)[
-        int(wildcards.shard) :: FILES.score_shards(*place)
-    ]
-
-
 if VBENCH:
 
     # Days of sampling lie between the start and the first score, so what scoring needs is looked
@@ -35,8 +27,8 @@ if VBENCH:
             "../../envs/vbench.yaml"
         params:
             python=VBENCH_PYTHON,
-            suite=SUITE,
-            weights=CONFIG.score.weights,
+            suite=subpath(input.suite, parent=True),
+            weights=subpath(input.weights, parent=True),
             size=IMAGE_SIZE,
             samples=CONFIG.sample.samples,
             missing=f"error: {VBENCH_PYTHON} does not exist: VBench runs in an environment of its "
@@ -77,7 +69,7 @@ rule score_videos:
         runtime=on(gpu=480, cpu=240) if VBENCH else on(gpu=240, cpu=60),
     params:
         python=f"{VBENCH_PYTHON} -W ignore" if VBENCH else "python",
-        suite=SUITE,
+        suite=subpath(input.suite, parent=True),
         size=SIZE,
         vbench=lambda wildcards: (
             f"--dimension {wildcards.dimension} --device {CONFIG.device} --weights"
@@ -112,7 +104,7 @@ rule gather_scores:
     conda:
         "../../envs/pusa.yaml"
     params:
-        suite=SUITE,
+        suite=subpath(input.suite, parent=True),
         samples=CONFIG.sample.samples,
         counts=lambda wildcards: FILES.sampled(wildcards.study, wildcards.setting),
     script:

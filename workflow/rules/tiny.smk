@@ -21,7 +21,7 @@ rule render_tiny_world:
         "../../envs/pusa.yaml"
     threads: 2
     params:
-        folder=f"{TINY}/dataset",
+        folder=subpath(output[0], parent=True),
         clips=TINY_CLIPS,
     shell:
         "python -m pusa tiny dataset {params.folder:q} --stream base --clips {params.clips}"
@@ -39,7 +39,7 @@ rule train_tiny_vae:
         "../../envs/pusa.yaml"
     threads: 2
     params:
-        dataset=f"{TINY}/dataset",
+        dataset=subpath(input[0], parent=True),
         clips=TINY_VAE_CLIPS,
         steps=TINY_VAE_STEPS,
     shell:
@@ -56,7 +56,7 @@ rule write_tiny_text_encoder:
     conda:
         "../../envs/pusa.yaml"
     params:
-        model=f"{TINY}/model",
+        model=subpath(output[0], parent=True),
     shell:
         "python -m pusa tiny text {params.model:q} 2>&1 | tee {log:q}"
 
@@ -74,9 +74,9 @@ rule cache_tiny_latents:
         "../../envs/pusa.yaml"
     threads: 2
     params:
-        dataset=f"{TINY}/dataset",
-        model=f"{TINY}/model",
-        folder=f"{TINY}/cache",
+        dataset=subpath(input[0], parent=True),
+        model=subpath(input[1], parent=True),
+        folder=subpath(output[0], parent=True),
     shell:
         "python -m pusa cache-latents {params.dataset:q} {params.model:q} {params.folder:q}"
         " --frames 33 --height 64 --width 64 --text-tokens 20 2>&1 | tee {log:q}"
@@ -95,8 +95,8 @@ rule train_tiny_base:
         "../../envs/pusa.yaml"
     threads: 2
     params:
-        cache=f"{TINY}/cache",
-        model=f"{TINY}/model",
+        cache=subpath(input[0], parent=True),
+        model=subpath(output[0], parent=True),
         steps=TINY_BASE_STEPS,
     shell:
         "python -m pusa tiny base {params.cache:q} {params.model:q} --steps {params.steps}"
@@ -123,10 +123,10 @@ if FILES.trains_baseline:
         resources:
             **SMALL,
         params:
-            dataset=DATASET,
+            dataset=subpath(input.dataset, parent=True),
             cache=subpath(input.cache, parent=True),
-            model=MODEL,
-            folder=CONFIG.baseline.path,
+            model=subpath(input.model, parent=True),
+            folder=subpath(output[0], parent=True),
             size=SIZE,
             options=[
                 *("--steps", CONFIG.baseline.steps, "--seed", TRAIN.seed),

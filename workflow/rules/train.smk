@@ -61,7 +61,7 @@ for run in FILES.runs.values():
             launch=LAUNCH,
             cache=subpath(input.cache, parent=True),
             transformer=FILES.transformer,
-            folder=FILES.trained(run.name),
+            folder=subpath(output.run, parent=True),
             # Not an output: those are deleted when a job starts or fails.
             state=FILES.path("training", run.name),
             settings=FILES.train_settings(run).model_dump_json(),

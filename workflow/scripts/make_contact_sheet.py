@@ -7,6 +7,8 @@ from pusa.data.suite import read_suite
 from pusa.figures.strips import make_contact_sheet
 
 sys.stderr = Path(snakemake.log[0]).open("w")
-params = snakemake.params
-prompts = read_suite(params.suite, height=params.height, width=params.width, counts=params.counts)
-make_contact_sheet(prompts, params.title, Path(params.videos), Path(snakemake.output.picture))
+files, params = snakemake.input, snakemake.params
+suite = Path(files.suite).parent
+prompts = read_suite(suite, height=params.height, width=params.width, counts=params.counts)
+videos = Path(files.samples[0]).parent
+make_contact_sheet(prompts, params.title, videos, Path(snakemake.output.picture))

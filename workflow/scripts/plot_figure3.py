@@ -7,11 +7,11 @@ from pusa.data.suite import first_subjects, read_suite
 from pusa.figures.strips import plot_figure3
 
 sys.stderr = Path(snakemake.log[0]).open("w")
-params = snakemake.params
+params, suite = snakemake.params, Path(snakemake.input.suite).parent
 size = {"height": params.height, "width": params.width}
-references = Path(params.suite) / "reference"
+references = suite / "reference"
 plot_figure3(
-    first_subjects(read_suite(params.suite, **size, counts=params.counts)),
+    first_subjects(read_suite(suite, **size, counts=params.counts)),
     {model: Path(folder) for model, folder in params.models.items()},
     Path(snakemake.output.picture),
     **size,

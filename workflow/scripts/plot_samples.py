@@ -9,10 +9,11 @@ from pusa.figures.strips import other_prompts, plot_strips
 TITLES = {"i2v": "More image-to-video results", "t2v": "Text-to-video results"}
 
 sys.stderr = Path(snakemake.log[0]).open("w")
-params = snakemake.params
-prompts = read_suite(params.suite, height=params.height, width=params.width, counts=params.counts)
+files, params = snakemake.input, snakemake.params
+suite = Path(files.suite).parent
+prompts = read_suite(suite, height=params.height, width=params.width, counts=params.counts)
 plot_strips(
-    [Path(params.videos) / prompt.video_name(0) for prompt in other_prompts(prompts)],
+    [Path(files.samples[0]).parent / prompt.video_name(0) for prompt in other_prompts(prompts)],
     Path(snakemake.output.picture),
     title=f"Figure {params.figure}: {TITLES[params.task]}",
     note=params.note,
