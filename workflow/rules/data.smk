@@ -47,12 +47,13 @@ for section, (kind, files, awaited) in REPOSITORIES.items():
             repo=place.repo,
             revision=place.revision,
             folder=subpath(output[0], parent=True),
-            kind=kind,
-            files=[word for pattern in files for word in ("--include", pattern)],
+            options=[
+                *("--kind", kind),
+                *(word for pattern in files for word in ("--include", pattern)),
+            ],
         shell:
             "HF_HUB_OFFLINE=$PUSA_HUB_OFFLINE python -m pusa download {params.repo:q}"
-            " {params.folder:q} --kind {params.kind} --revision {params.revision:q}"
-            " {params.files:q} 2>&1 | tee {log:q}"
+            " {params.folder:q} --revision {params.revision:q} {params.options:q} 2>&1 | tee {log:q}"
 
 
 # The prompt suite with its images, and all networks that VBench scores with.
