@@ -16,7 +16,6 @@ from tests.mini import ROOT, activated, command, snakemake, write_mini
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.workflow,
     pytest.mark.slurm,
     pytest.mark.skipif(why_not() is not None, reason=f"Slurm {why_not()}"),
 ]
