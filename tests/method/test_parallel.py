@@ -6,6 +6,7 @@ The second part of this file is what the two processes run, started by torchrun.
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,9 +14,11 @@ from diffusers import ContextParallelConfig
 from safetensors.torch import load_file, save_file
 
 from pusa.transformer import VTAWanTransformer3DModel
+from tests.conftest import build_transformer
 
 pytestmark = pytest.mark.slow
 
+ROOT = Path(__file__).parents[2]
 BATCH, FRAMES = 2, 3
 TIMESTEPS = {
     "per_clip": torch.tensor([300.0, 871.5]),
@@ -45,7 +48,7 @@ def parallel(tmp_path_factory):
     """What each of two processes computed, and the error that it met."""
     folder = tmp_path_factory.mktemp("parallel")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    subprocess.run([*command, __file__, str(folder)], check=True)
+    subprocess.run([*command, "-m", __name__, str(folder)], check=True, cwd=ROOT)
     outputs = [load_file(folder / f"{rank}.safetensors") for rank in range(2)]
     return outputs, json.loads((folder / "error.json").read_text())
 
@@ -84,8 +87,6 @@ def test_without_torchrun(new_transformer):
 
 def run_process(folder: str) -> None:
     """Compute the cases in this process's share, and write them under its rank."""
-    from tests.conftest import build_transformer
-
     torch.distributed.init_process_group("gloo")
     rank = torch.distributed.get_rank()
     model = build(build_transformer())
