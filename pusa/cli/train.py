@@ -1,7 +1,5 @@
 """Commands that train, merge and convert LoRAs."""
 
-import os
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -32,10 +30,6 @@ def train(
     from pusa.train import loop
 
     loop.train(cache, transformer, out, settings, state=state, minutes=minutes)
-    # DeepSpeed keeps gloo's threads alive, and one that lets go of a tensor while Python shuts down
-    # aborts the process: a finished training would count as failed. So Python does not shut down.
-    sys.stderr.flush()
-    os._exit(0)
 
 
 @app.command()

@@ -5,7 +5,9 @@ checkpoint, ``checkpoint-<iteration>``: a safetensors file for each process, wit
 the weights and of AdamW's state, and ``checkpoint.json``, which says what run it is of. No random
 state is needed, as training draws every number from the seed and the iteration.
 
-DeepSpeed's own checkpoints are pickles; ours hold the same tensors, taken from its optimizer.
+DeepSpeed's own checkpoints are pickles, and so are torch.distributed.checkpoint's unless they
+are safetensors, where no checksum tells of damage. DeepSpeed's ``safe_set_*`` functions reach
+AdamW's moments only after a first step, its count of steps never, and not the model's weights.
 """
 
 import fcntl
@@ -25,6 +27,8 @@ import torch
 import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+
+from pusa.records import atomic, remove
 
 #: What a run leaves in its state folder, beside its lock; nothing else is ever touched.
 _DELIVERED = ("iteration_*", "training.csv", "validation.csv", "run.json")
@@ -123,59 +127,50 @@ class StopWatch:
         return 2 if self._signalled else int(time.time() + needed > self._end)
 
 
-def find_checkpoint(state: Path, run: dict) -> Path | None:
-    """The newest checkpoint of the state folder, if there is any.
+def find_checkpoint(state: Path, run: dict) -> tuple[Path | None, dict]:
+    """Find the newest checkpoint of the state folder, or None, and what it says.
+
+    That is its ``iteration``, the ``run`` and ``longest`` of a `StopWatch`, as they were given to
+    `write_checkpoint`.
 
     Raises:
         ValueError: if it is of another ``run``, or its record is damaged or missing. Days of work
             may be in it, so that it is not for us to delete.
     """
-    found = [p for p in state.glob("checkpoint-*") if p.name.split("-")[1].isdecimal()]
-    if not found:
-        return None
-    newest = max(found, key=_iteration_of)
-    saved = read_record(newest)["run"]
-    wanted = json.loads(json.dumps(run))
-    different = [k for k in {**saved, **wanted} if saved.get(k) != wanted.get(k)]
+    newest = max(state.glob("checkpoint-*[0-9]"), key=_iteration_of, default=None)
+    if newest is None:
+        return None, {"iteration": 0, "longest": {}}
+    file = newest / "checkpoint.json"
+    try:
+        record = json.loads(file.read_text())
+        if record["iteration"] != _iteration_of(newest):
+            raise ValueError("it belongs to another checkpoint")
+        saved, wanted = record["run"], json.loads(json.dumps(run))
+        different = [k for k in {**saved, **wanted} if saved.get(k) != wanted.get(k)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(file, error) from None
     if different:
         changes = ", ".join(f"{k} {saved.get(k)} -> {wanted.get(k)}" for k in different)
         raise ValueError(
             f"{newest} is of another run ({changes}); set that back to go on from it, or delete "
             f"the state folder {state} to train anew"
         )
-    return newest
+    return newest, record
 
 
-def read_record(checkpoint: Path) -> dict:
-    """Read ``checkpoint.json``: ``iteration``, ``run``, and ``longest`` of a `StopWatch`."""
-    file = checkpoint / "checkpoint.json"
-    try:
-        record = json.loads(file.read_text())
-        if record["iteration"] != _iteration_of(checkpoint) or not isinstance(record["run"], dict):
-            raise ValueError("it belongs to another checkpoint")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(file, error) from None
-    return record
-
-
-def write_checkpoint(engine, state: Path, record: dict) -> None:
+def write_checkpoint(adamw: torch.optim.AdamW, state: Path, record: dict) -> None:
     """Write ``checkpoint-<record['iteration']>`` and then remove the one before it."""
     final = state / f"checkpoint-{record['iteration']}"
-    partial = state / f"{final.name}.partial"
-    first = dist.get_rank() == 0
+    partial = state / f".partial-{final.name}"
     with together():
-        if first:
-            shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-            partial.mkdir()
-    with together():
-        tensors = {name: tensor.cpu() for name, tensor in _share_of_this_process(engine).items()}
+        partial.mkdir(exist_ok=True)
+        tensors = {name: tensor.cpu() for name, tensor in _share_of_this_process(adamw).items()}
         save_file(tensors, _file_of_this_process(partial), {"sha256": _digest(tensors)})
-        if first:
-            (partial / "checkpoint.json").write_text(json.dumps(record, indent=1))
     with together():
-        if first:
+        if dist.get_rank() == 0:
+            (partial / "checkpoint.json").write_text(json.dumps(record, indent=1))
             os.replace(partial, final)
-            for other in set(state.glob("checkpoint-*")) - {final}:
+            for other in set(state.glob("*checkpoint-*")) - {final}:
                 shutil.rmtree(other)
 
 
@@ -197,40 +192,31 @@ def read_checkpoint(checkpoint: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def restore(engine, tensors: dict[str, torch.Tensor]) -> None:
-    """Put what `read_checkpoint` gave into a new engine; all processes at once."""
-    adamw = engine.optimizer.optimizer
-    for i, weights in enumerate(_partitions(engine)):
-        weights.data.copy_(tensors[f"{i}.weights"])
-        adamw.state[weights] = {
-            name: tensors[f"{i}.{name}"].to(weights.device, copy=True)
-            for name in ("step", "exp_avg", "exp_avg_sq")
-        }
-    # The weights that the forward pass uses are made from these, as after an optimizer's step.
-    zero = engine.optimizer
-    if engine.zero_optimization_partition_weights():
-        for i in range(len(_partitions(engine))):
-            zero._reassign_or_swap_out_partitioned_parameters(i)
-        if zero.persistent_parameters:
-            zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
-    else:
-        zero.update_lp_params()
+@contextmanager
+def replaced_step(adamw: torch.optim.AdamW, tensors: dict[str, torch.Tensor]):
+    """Let the optimizer's next step end with what `read_checkpoint` gave, whatever it computes.
+
+    A new engine has no state of AdamW yet, and only a step of ZeRO's own takes the weights from
+    the optimizer to the model.
+    """
+
+    def replace(*_):  # ZeRO-3 has AdamW make a step for each of its groups in turn
+        for name, tensor in _share_of_this_process(adamw).items():
+            if name in tensors:
+                tensor.copy_(tensors.pop(name))
+
+    hook = adamw.register_step_post_hook(replace)
+    yield
+    hook.remove()
 
 
-def _share_of_this_process(engine) -> dict[str, torch.Tensor]:
-    adamw = engine.optimizer.optimizer
-    tensors = {}
-    for i, weights in enumerate(_partitions(engine)):
-        tensors[f"{i}.weights"] = weights.detach()
-        tensors |= {f"{i}.{name}": value for name, value in adamw.state[weights].items()}
-    return tensors
-
-
-def _partitions(engine) -> list[torch.Tensor]:
-    """The flat float32 weights that ZeRO gives to this process's AdamW."""
-    if engine.zero_optimization_partition_weights():
-        return engine.optimizer.fp32_partitioned_groups_flat
-    return engine.optimizer.single_partition_of_fp32_groups
+def _share_of_this_process(adamw: torch.optim.AdamW) -> dict[str, torch.Tensor]:
+    """The float32 weights that ZeRO gives to this process's AdamW, flat, and its state of them."""
+    return {
+        f"{i}.{name}": tensor
+        for i, (weights, state) in enumerate(adamw.state.items())
+        for name, tensor in {"weights": weights.detach(), **state}.items()
+    }
 
 
 def _file_of_this_process(checkpoint: Path) -> Path:
@@ -245,7 +231,7 @@ def _digest(tensors: dict[str, torch.Tensor]) -> str:
     digest = sha256()
     for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(tensors[name].contiguous().view(-1).view(torch.uint8).numpy())
+        digest.update(tensors[name].numpy())
     return digest.hexdigest()
 
 
@@ -260,16 +246,12 @@ def publish(state: Path, out: Path) -> None:
 
     The state folder stays as it was until the end, so that a run killed here can be repeated.
     """
-    out.mkdir(parents=True, exist_ok=True)
     for source in (path for pattern in _DELIVERED for path in state.glob(pattern)):
-        target, partial = out / source.name, out / f".partial-{source.name}"
-        for leftover in (target, partial):
-            _remove(leftover)
-        if source.is_dir():
-            shutil.copytree(source, partial, copy_function=_link)
-        else:
-            _link(source, partial)
-        os.replace(partial, target)
+        with atomic(out / source.name) as partial:
+            if source.is_dir():
+                shutil.copytree(source, partial, copy_function=_link)
+            else:
+                _link(source, partial)
     clear(state)
     (state / "lock").unlink(missing_ok=True)
     if not any(state.iterdir()):
@@ -278,9 +260,8 @@ def publish(state: Path, out: Path) -> None:
 
 def clear(state: Path) -> None:
     """Remove what an earlier run left in its state folder."""
-    for pattern in _LEFT_BY_A_RUN:
-        for path in state.glob(pattern):
-            _remove(path)
+    for path in (path for pattern in _LEFT_BY_A_RUN for path in state.glob(pattern)):
+        remove(path)
 
 
 def _link(source, target) -> None:
@@ -289,10 +270,3 @@ def _link(source, target) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

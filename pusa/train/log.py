@@ -1,9 +1,10 @@
 """The log of a training: two CSV files and TensorBoard's, which go on where a stopped run ended."""
 
 import csv
-import os
 import shutil
 from pathlib import Path
+
+from pusa.records import atomic
 
 TRAINING_COLUMNS = (
     "iteration",
@@ -29,24 +30,20 @@ class TrainLog:
     def __init__(self, folder: Path, tensorboard: Path, *, start: int):
         from torch.utils.tensorboard import SummaryWriter  # needed by process 0 alone
 
-        folder.mkdir(parents=True, exist_ok=True)
-        training, validation = folder / "training.csv", folder / "validation.csv"
-        rows = _read(training, TRAINING_COLUMNS)
-        if start > len(rows):
+        training = folder / "training.csv"
+        logged = _read(training)
+        if start > len(logged):
             raise ValueError(
-                f"{training} ends at iteration {len(rows)}, before the checkpoint's {start}; "
+                f"{training} ends at iteration {len(logged)}, before the checkpoint's {start}; "
                 f"delete the state folder {folder} to train anew"
             )
-        self.elapsed_before = float(rows[-1][-1]) if rows else 0.0
-        _write(training, TRAINING_COLUMNS, rows[:start])
-        _write(
-            validation,
-            VALIDATION_COLUMNS,
-            [row for row in _read(validation, VALIDATION_COLUMNS) if int(row[0]) <= start],
-        )
+        self.elapsed_before = float(logged[-1][-1]) if logged else 0.0
         if start == 0:
             shutil.rmtree(tensorboard, ignore_errors=True)
-        self._files = [file.open("a", newline="", buffering=1) for file in (training, validation)]
+        self._files = [
+            _reopen(training, TRAINING_COLUMNS, start),
+            _reopen(folder / "validation.csv", VALIDATION_COLUMNS, start),
+        ]
         self._training, self._validation = (csv.writer(file) for file in self._files)
         self._board = SummaryWriter(tensorboard, purge_step=start + 1)
 
@@ -75,17 +72,17 @@ class TrainLog:
             file.close()
 
 
-def _read(file: Path, columns: tuple[str, ...]) -> list[list[str]]:
+def _read(file: Path) -> list[list[str]]:
     """The complete rows of a log, without its header; a killed process may leave half a row."""
     if not file.is_file():
         return []
-    lines = file.read_text().splitlines(keepends=True)
-    rows = csv.reader(line for line in lines if line.endswith("\n"))
-    return [row for row in rows if len(row) == len(columns)][1:]
+    *lines, _ = file.read_text().split("\n")
+    return list(csv.reader(lines))[1:]
 
 
-def _write(file: Path, columns: tuple[str, ...], rows: list[list[str]]) -> None:
-    partial = file.with_name(f".partial-{file.name}")
-    with partial.open("w", newline="") as stream:
+def _reopen(file: Path, columns: tuple[str, ...], start: int):
+    """Cut a log behind iteration ``start``, and open it for more rows."""
+    rows = [row for row in _read(file) if int(row[0]) <= start]
+    with atomic(file) as partial, partial.open("w", newline="") as stream:
         csv.writer(stream).writerows([columns, *rows])
-    os.replace(partial, file)
+    return file.open("a", newline="", buffering=1)

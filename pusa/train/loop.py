@@ -6,6 +6,7 @@ the iteration and the sample's place in the batch, so that neither the number of
 an earlier iteration, nor a stop on the way changes what an iteration sees.
 """
 
+import gc
 import json
 import logging
 import math
@@ -43,8 +44,7 @@ from pusa.train.checkpoint import (
     publish,
     raise_once,
     read_checkpoint,
-    read_record,
-    restore,
+    replaced_step,
     together,
     write_checkpoint,
 )
@@ -107,16 +107,13 @@ def train(
         fixed = {key: value for key, value in run.items() if key not in saving}
 
     with ExitStack() as stack:
-        start, checkpoint = 0, None
         with together():
             if first:
                 stack.enter_context(claim(state))
-            checkpoint = find_checkpoint(state, fixed)
-            if checkpoint:
-                record = read_record(checkpoint)
-                start = record["iteration"]
-                watch.longest |= record["longest"]
-                _require_saved(settings, state, start)
+            checkpoint, record = find_checkpoint(state, fixed)
+            start = record["iteration"]
+            watch.longest |= record["longest"]
+            _require_saved(settings, state, start)
         with together():
             if first:
                 if not checkpoint:
@@ -124,13 +121,13 @@ def train(
                 log = stack.enter_context(TrainLog(state, out / "tensorboard", start=start))
         with together():
             model = _load_model(settings, transformer, device)
-        engine = _start_engine(settings, model, world)
+        engine, adamw = _start_engine(settings, model, world)
+        clips = len(data) - settings.validation_clips
         if checkpoint:
             with together():
                 tensors = read_checkpoint(checkpoint)
-            restore(engine, tensors)
-            del tensors
-        clips = len(data) - settings.validation_clips
+            with replaced_step(adamw, tensors):
+                _iterate(engine, data, clips, settings, start)
 
         stack.enter_context(watch)
         if not checkpoint:
@@ -174,7 +171,7 @@ def train(
                     log.flush()
                 with watch.measure("checkpoint"):
                     record = {"iteration": iteration, "run": fixed, "longest": watch.longest}
-                    write_checkpoint(engine, state, record)
+                    write_checkpoint(adamw, state, record)
             if reason:
                 why = "at a signal" if reason == 2 else f"with its {minutes:g} minutes nearly over"
                 raise_once(
@@ -189,7 +186,12 @@ def train(
                 told = {**run, "device": describe_device(device.type), "finished": finished}
                 (state / "run.json").write_text(json.dumps(told, indent=1) + "\n")
                 publish(state, out)
-    dist.destroy_process_group()
+    # A thread of gloo's that lets go of a tensor while Python shuts down aborts the process, and
+    # a finished training would count as failed. The threads end with all references to the group.
+    engine.destroy()
+    deepspeed.comm.destroy_process_group()
+    del engine, adamw, model
+    gc.collect()
 
 
 def _join_processes() -> tuple[int, int, torch.device]:
@@ -287,7 +289,7 @@ def _start_engine(settings: TrainSettings, model: torch.nn.Module, world: int):
         # PEFT multiplies in its weights' float32: as TF32, which has more digits than the base's
         # bfloat16 and is several times as fast.
         torch.set_float32_matmul_precision("high")
-    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, fused=on_gpu or None)
+    adamw = torch.optim.AdamW(parameters, lr=settings.learning_rate, fused=on_gpu or None)
     zero = {"stage": 2 if settings.method == "lora" else 3}
     if settings.offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": on_gpu}
@@ -305,8 +307,8 @@ def _start_engine(settings: TrainSettings, model: torch.nn.Module, world: int):
         # weights are float32 in either role, whatever the type of its base.
         config["bf16"] = {"enabled": settings.dtype == "bfloat16"}
         config["data_types"] = {"grad_accum_dtype": "fp32"}
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
-    return engine
+    engine, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=config)
+    return engine, adamw
 
 
 def _iterate(engine, data: LatentCache, clips: int, settings: TrainSettings, iteration: int):

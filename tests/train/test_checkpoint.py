@@ -26,9 +26,7 @@ from tests.training import (
     start_torchrun,
 )
 
-SAVED = (5, 150)
-SETTINGS = {"iterations": list(SAVED), "micro_batch": 2}
-NAMES = [f"iteration_{i}.safetensors" for i in SAVED]
+FULL = {"method": "full", "rank": None, "dtype": "bfloat16"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,12 +39,12 @@ def alone():
 def train_here(latent_cache, model):
     """A function that trains in this process, in a folder's ``out`` and ``state``."""
 
-    def run(folder, checkpoint_every=50, minutes=0, **changes):
+    def run(folder, minutes=0, **changes):
         train.train(
             latent_cache,
             model / "transformer",
             folder / "out",
-            settings_of(checkpoint_every=checkpoint_every, **{**SETTINGS, **changes}),
+            settings_of(**{"iterations": [2, 14], **changes}),
             state=folder / "state",
             minutes=minutes,
         )
@@ -55,103 +53,21 @@ def train_here(latent_cache, model):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, train_here):
-    """An uninterrupted training in one process."""
-    folder = tmp_path_factory.mktemp("whole")
-    train_here(folder)
-    return folder
+def stop_here(train_here):
+    """The same, stopped after some iterations by a clock that moves when looked at."""
 
+    def run(folder, **changes):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError) as error:
+            patch.setattr(resume, "time", ticking())
+            train_here(folder, minutes=1, **changes)
+        done = logged(folder)
+        assert checkpoint_of(folder).name == f"checkpoint-{done}"
+        assert str(error.value).endswith(
+            f", with its 1 minutes nearly over ({done} of them now); run the same command to go on"
+        )
+        return done
 
-def logged(folder):
-    """How many iterations a training at work has logged."""
-    file = folder / "state/training.csv"
-    return file.read_text().count("\n") - 1 if file.exists() else 0
-
-
-def wait_until_logged(folder, iteration, alive):
-    while logged(folder) < iteration:
-        assert alive()
-        time.sleep(0.005)
-
-
-def assert_identical(first, second):
-    """The same files; weights and validation to the bit, and all that is not time or memory."""
-    assert {p.name for p in (first / "out").iterdir()} == {
-        p.name for p in (second / "out").iterdir()
-    }
-    for name in [*NAMES, "validation.csv"]:
-        assert (first / "out" / name).read_bytes() == (second / "out" / name).read_bytes(), name
-    columns = ["iteration", "loss", "learning_rate", "gradient_norm"]
-    a, b = (pd.read_csv(folder / "out/training.csv") for folder in (first, second))
-    pd.testing.assert_frame_equal(a[columns], b[columns], check_exact=True)
-    for table in (a, b):
-        assert list(table["iteration"]) == list(range(1, SAVED[-1] + 1))
-        assert table["elapsed_seconds"].is_monotonic_increasing
-        assert (table[["clips_per_second", "memory_gib"]] > 0).all(axis=None)
-    assert not (second / "state").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_killed_at_random(tmp_path, latent_cache, model, processes):
-    """Asked to stop once, then killed, then left to its end."""
-
-    def start(folder):
-        files = (latent_cache, model / "transformer", folder)
-        return start_processes(processes, *files, checkpoint_every=10, **SETTINGS)
-
-    join(start(tmp_path / "whole"))
-    folder = tmp_path / "killed"
-
-    training = start(folder)
-    wait_until_logged(folder, random.randint(12, 30), training[0].is_alive)
-    os.kill(training[-1].pid, signal.SIGTERM)  # one process: all stop after the same iteration
-    join(training, exit_code=1)
-    stopped = logged(folder)
-    assert checkpoint_of(folder).name == f"checkpoint-{stopped}"
-    assert not (folder / "out" / NAMES[0]).exists()  # kept where Snakemake does not remove it
-
-    training = start(folder)
-    wait_until_logged(folder, stopped + random.randint(5, 25), training[0].is_alive)
-    for process in training:
-        process.kill()
-    join(training, exit_code=-signal.SIGKILL)
-    assert SAVED[0] < logged(folder) < SAVED[-1]
-
-    join(start(folder))
-    assert_identical(tmp_path / "whole", folder)
-
-
-@pytest.mark.slow
-def test_torchrun_asked_to_stop(tmp_path, latent_cache, model):
-    """As a scheduler asks: torchrun alone, which tells its processes."""
-    torchrun = start_torchrun(2, latent_cache, model / "transformer", tmp_path, **SETTINGS)
-    wait_until_logged(tmp_path, 1, lambda: torchrun.poll() is None)
-    torchrun.terminate()
-    errors = finish(torchrun, exit_code=1)
-    stopped = logged(tmp_path)
-    assert errors == [
-        f"error: stopped at iteration {stopped} of {SAVED[-1]}, at a signal ({stopped} of them "
-        "now); run the same command to go on"
-    ]
-    assert checkpoint_of(tmp_path).name == f"checkpoint-{stopped}"
-
-
-@pytest.fixture
-def stopped(tmp_path, train_here, monkeypatch):
-    """A folder with a training stopped by its budget, at a clock that moves when looked at."""
-    folder = tmp_path / "stopped"
-    with monkeypatch.context() as patch:
-        patch.setattr(resume, "time", ticking())
-        with pytest.raises(InterruptedError) as error:
-            train_here(folder, minutes=2)
-    iteration = logged(folder)
-    assert SAVED[0] < iteration < 100
-    assert str(error.value) == (
-        f"stopped at iteration {iteration} of {SAVED[-1]}, with its 2 minutes nearly over "
-        f"({iteration} of them now); run the same command to go on"
-    )
-    return folder
+    return run
 
 
 def ticking():
@@ -166,17 +82,113 @@ def ticking():
     return SimpleNamespace(time=tick, monotonic=tick)
 
 
+@pytest.fixture(scope="module")
+def unfinished(tmp_path_factory, stop_here):
+    """A training stopped after its first listed iteration, to be copied and not changed."""
+    folder = tmp_path_factory.mktemp("unfinished")
+    assert 2 < stop_here(folder) < 14
+    return folder
+
+
+@pytest.fixture
+def folder(unfinished, tmp_path):
+    return shutil.copytree(unfinished, tmp_path / "copy")
+
+
+def logged(folder):
+    """How many iterations a training at work has logged."""
+    file = folder / "state/training.csv"
+    return file.read_text().count("\n") - 1 if file.exists() else 0
+
+
+def wait_until_logged(folder, iteration, alive):
+    while logged(folder) < iteration:
+        assert alive()
+        time.sleep(0.005)
+
+
 def checkpoint_of(folder):
     (checkpoint,) = (folder / "state").glob("checkpoint-*")
     return checkpoint
 
 
-def test_budget(stopped, train_here, whole):
-    assert checkpoint_of(stopped).name == f"checkpoint-{logged(stopped)}"
-    seconds = pd.read_csv(stopped / "state/training.csv")["elapsed_seconds"].iloc[-1]
-    assert 90 < seconds < 120
-    train_here(stopped)
+def assert_identical(first, second):
+    """The same files; weights and validation to the bit, and all that is not time or memory."""
+    files = [sorted(run.glob("out/**/[!e]*")) for run in (first, second)]  # no events.out.*
+    for a, b in zip(*files, strict=True):
+        assert a.relative_to(first) == b.relative_to(second)
+        if a.is_file() and a.name not in ("training.csv", "run.json"):
+            assert a.read_bytes() == b.read_bytes(), a
+    columns = ["iteration", "loss", "learning_rate", "gradient_norm"]
+    a, b = (pd.read_csv(run / "out/training.csv") for run in (first, second))
+    pd.testing.assert_frame_equal(a[columns], b[columns], check_exact=True)
+    for table in (a, b):
+        assert list(table["iteration"]) == list(range(1, len(table) + 1))
+        assert table["elapsed_seconds"].is_monotonic_increasing
+        assert (table[["clips_per_second", "memory_gib"]] > 0).all(axis=None)
+
+
+@pytest.mark.parametrize("changes", [{}, {"offload": True}, FULL], ids=["lora", "offload", "full"])
+def test_goes_on_to_the_bit(tmp_path, train_here, stop_here, changes):
+    """Also if fewer iterations are asked for on the way; what else is in the folder is left."""
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    train_here(whole, **changes)
+    assert not (whole / "state").exists()
+    (stopped / "state").mkdir(parents=True)
+    (stopped / "state/notes.txt").write_text("mine")
+    assert 2 < stop_here(stopped, iterations=[2, 50], **changes) < 14
+    assert not list((stopped / "out").glob("iteration*"))  # kept where Snakemake removes nothing
+    assert 45 < pd.read_csv(stopped / "state/training.csv")["elapsed_seconds"].iloc[-1] < 60
+    train_here(stopped, **changes)
     assert_identical(whole, stopped)
+    assert [p.name for p in (stopped / "state").iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, FULL], ids=["lora", "full"])
+def test_killed_at_random(tmp_path, latent_cache, model, changes):
+    """Two processes: asked to stop once, then killed, then left to their end."""
+
+    def start(folder):
+        options = {"iterations": [5, 150], **changes}
+        files = (latent_cache, model / "transformer", folder)
+        return start_processes(2, *files, checkpoint_every=10, **options)
+
+    join(start(tmp_path / "whole"))
+    folder = tmp_path / "killed"
+
+    training = start(folder)
+    wait_until_logged(folder, random.randint(12, 30), training[0].is_alive)
+    os.kill(training[-1].pid, signal.SIGTERM)  # one process: all stop after the same iteration
+    join(training, exit_code=1)
+    stopped = logged(folder)
+    assert checkpoint_of(folder).name == f"checkpoint-{stopped}"
+
+    training = start(folder)
+    wait_until_logged(folder, stopped + random.randint(5, 25), training[0].is_alive)
+    for process in training:
+        process.kill()
+    join(training, exit_code=-signal.SIGKILL)
+    assert 5 < logged(folder) < 150
+
+    join(start(folder))
+    assert_identical(tmp_path / "whole", folder)
+
+
+@pytest.mark.slow
+def test_torchrun_asked_to_stop(tmp_path, latent_cache, model):
+    """As a scheduler asks: torchrun alone, which tells its processes."""
+    files = (latent_cache, model / "transformer", tmp_path)
+    torchrun = start_torchrun(2, *files, iterations=[5, 150])
+    wait_until_logged(tmp_path, 1, lambda: torchrun.poll() is None)
+    torchrun.terminate()
+    errors = finish(torchrun, exit_code=1)
+    stopped = logged(tmp_path)
+    assert errors == [
+        f"error: stopped at iteration {stopped} of 150, at a signal ({stopped} of them "
+        "now); run the same command to go on"
+    ]
+    assert checkpoint_of(tmp_path).name == f"checkpoint-{stopped}"
 
 
 def test_budget_too_short_to_start(tmp_path, train_here):
@@ -185,7 +197,7 @@ def test_budget_too_short_to_start(tmp_path, train_here):
     assert logged(tmp_path) == 0
 
 
-def test_signal_is_taken_only_while_training(whole):
+def test_signal_is_taken_only_while_training():
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     with resume.StopWatch(0) as watch:
         assert watch.reason([]) == 0
@@ -206,34 +218,6 @@ def test_budget_looks_ahead(monkeypatch):
     assert watch.reason(["iteration", "checkpoint"]) == 0
     watch.longest["checkpoint"] = 2
     assert watch.reason(["iteration", "checkpoint"]) == 1
-
-
-@pytest.mark.slow
-def test_full_fine_tuning_goes_on(tmp_path, train_here, monkeypatch):
-    full = {"method": "full", "rank": None, "dtype": "bfloat16", "iterations": [2, 20]}
-    train_here(tmp_path / "whole", **full)
-    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(resume, "time", ticking())
-        train_here(tmp_path / "stopped", minutes=1, **full)
-    assert 2 <= logged(tmp_path / "stopped") < 20
-    train_here(tmp_path / "stopped", **full)
-    for name in ("iteration_2", "iteration_20"):
-        a, b = (tmp_path / n / "out" / name for n in ("whole", "stopped"))
-        assert {p.name for p in a.iterdir()} == {p.name for p in b.iterdir()}
-        for file in a.iterdir():
-            assert file.read_bytes() == (b / file.name).read_bytes(), file
-
-
-@pytest.mark.slow
-def test_offloaded_state_goes_on(tmp_path, train_here, monkeypatch):
-    options = {"offload": True, "iterations": [20]}
-    train_here(tmp_path / "whole", **options)
-    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(resume, "time", ticking())
-        train_here(tmp_path / "stopped", minutes=1, **options)
-    train_here(tmp_path / "stopped", **options)
-    a, b = (tmp_path / n / "out/iteration_20.safetensors" for n in ("whole", "stopped"))
-    assert a.read_bytes() == b.read_bytes()
 
 
 def truncate(file):
@@ -262,55 +246,43 @@ def swap(file):
         ("checkpoint.json", Path.unlink),
     ],
 )
-def test_damaged_checkpoint(finished_parts, tmp_path, train_here, name, damage):
-    folder = shutil.copytree(finished_parts, tmp_path / "copy")
+def test_damaged_checkpoint(folder, name, damage):
+    run = record_of(folder)["run"]
     damage(checkpoint_of(folder) / name)
     with pytest.raises(ValueError, match=rf"{name} is damaged \(.*delete the state folder"):
+        resume.read_checkpoint(resume.find_checkpoint(folder / "state", run)[0])
+
+
+def record_of(folder):
+    return json.loads((checkpoint_of(folder) / "checkpoint.json").read_text())
+
+
+def test_damage_is_no_reason_to_delete(folder, train_here):
+    flip(checkpoint_of(folder) / "process-00000.safetensors")
+    with pytest.raises(ValueError, match="its checksum differs"):
         train_here(folder)
     assert checkpoint_of(folder).is_dir()
 
 
-@pytest.fixture(scope="module")
-def finished_parts(tmp_path_factory, train_here):
-    """A training stopped after its first listed iteration, to be copied and not changed."""
-    folder = tmp_path_factory.mktemp("parts")
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(resume, "time", ticking())
-        train_here(folder, minutes=1)
-    assert logged(folder) > SAVED[0]
-    return folder
-
-
-@pytest.mark.parametrize("name", [NAMES[0], "training.csv"])
-def test_missing_part(finished_parts, tmp_path, train_here, name):
-    folder = shutil.copytree(finished_parts, tmp_path / "copy")
-    (folder / "state" / name).unlink()
-    with pytest.raises(ValueError, match=rf"{name} .*delete the state folder"):
+def test_missing_weights(folder, train_here):
+    (folder / "state/iteration_2.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"iteration_2\.safetensors is missing.*delete the state"):
         train_here(folder)
 
 
-def test_other_settings_are_refused_and_nothing_is_lost(finished_parts, tmp_path, train_here):
-    folder = shutil.copytree(finished_parts, tmp_path / "copy")
-    before = sorted(p.name for p in (folder / "state").iterdir())
+def test_other_settings_are_refused_and_nothing_is_lost(unfinished, train_here):
+    before = sorted(p.name for p in (unfinished / "state").iterdir())
     message = r"is of another run \(rank 2 -> 3\); set that back .* or delete the state folder"
     with pytest.raises(ValueError, match=message):
-        train_here(folder, rank=3)
-    assert sorted(p.name for p in (folder / "state").iterdir()) == before
+        train_here(unfinished, rank=3)
+    assert sorted(p.name for p in (unfinished / "state").iterdir()) == before
 
 
-def test_more_iterations_may_be_asked_for_on_the_way(finished_parts, tmp_path, train_here):
-    folder = shutil.copytree(finished_parts, tmp_path / "copy")
-    done = logged(folder)
-    train_here(folder, iterations=[SAVED[0], done + 1])
-    assert (folder / "out" / f"iteration_{done + 1}.safetensors").exists()
-
-
-def test_checkpoint_of_other_processes_is_refused(finished_parts):
-    checkpoint = checkpoint_of(finished_parts)
-    run = json.loads((checkpoint / "checkpoint.json").read_text())["run"]
-    assert resume.find_checkpoint(checkpoint.parent, run) == checkpoint
+def test_checkpoint_of_other_processes_is_refused(unfinished):
+    record, state = record_of(unfinished), unfinished / "state"
+    assert resume.find_checkpoint(state, record["run"]) == (checkpoint_of(unfinished), record)
     with pytest.raises(ValueError, match=r"\(processes 1 -> 8\)"):
-        resume.find_checkpoint(checkpoint.parent, {**run, "processes": 8})
+        resume.find_checkpoint(state, {**record["run"], "processes": 8})
 
 
 def test_one_training_at_a_time(tmp_path, train_here):
@@ -319,13 +291,6 @@ def test_one_training_at_a_time(tmp_path, train_here):
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(OSError, match=r"another training is at work in .*state"):
             train_here(tmp_path)
-
-
-def test_nothing_else_in_the_state_folder_is_touched(tmp_path, train_here):
-    (tmp_path / "state").mkdir()
-    (tmp_path / "state/notes.txt").write_text("mine")
-    train_here(tmp_path, iterations=[1])
-    assert [p.name for p in (tmp_path / "state").iterdir()] == ["notes.txt"]
 
 
 def test_publish_replaces(tmp_path):
