@@ -9,6 +9,7 @@ import sys
 from contextlib import contextmanager
 
 import pytest
+import torch.multiprocessing
 
 LEARNING_RATE = 0.01
 #: `pusa.config.TrainSettings`.
@@ -48,24 +49,17 @@ def process_group():
 
 def start_processes(processes, cache, transformer, folder, checkpoint_every=50, **changes):
     """Train in ``folder/out`` and ``folder/state`` with processes that need not import anything."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pusa.train.loop"])
-    port = _free_port()
-    started = []
-    for rank in range(processes):
-        arguments = (cache, transformer, folder, checkpoint_every, changes)
-        environment = _environment(rank, processes, port)
-        started.append(context.Process(target=_train, args=(environment, *arguments)))
-        started[-1].start()
-    return started
+    multiprocessing.set_forkserver_preload(["pusa.train.loop"])
+    arguments = (processes, _free_port(), cache, transformer, folder, checkpoint_every, changes)
+    return torch.multiprocessing.start_processes(
+        _train, arguments, processes, join=False, start_method="forkserver"
+    ).processes
 
 
-def _train(environment, cache, transformer, folder, checkpoint_every, changes):
-    import torch
-
+def _train(rank, processes, port, cache, transformer, folder, checkpoint_every, changes):
     from pusa.train import loop as train
 
-    os.environ.update(environment)
+    os.environ.update(_environment(rank, processes, port))
     torch.set_num_threads(1)
     out, state = folder / "out", folder / "state"
     settings = settings_of(checkpoint_every=checkpoint_every, **changes)

@@ -126,7 +126,7 @@ def train(
         if checkpoint:
             with together():
                 tensors = read_checkpoint(checkpoint)
-            with replaced_step(adamw, tensors):
+            with replaced_step(adamw, tensors):  # the last iteration's, made once more
                 _iterate(engine, data, clips, settings, start)
 
         stack.enter_context(watch)

@@ -150,7 +150,7 @@ def test_killed_at_random(tmp_path, latent_cache, model, changes):
     """Two processes: asked to stop once, then killed, then left to their end."""
 
     def start(folder):
-        options = {"iterations": [5, 150], **changes}
+        options = {"iterations": [5, 100], **changes}
         files = (latent_cache, model / "transformer", folder)
         return start_processes(2, *files, checkpoint_every=10, **options)
 
@@ -169,7 +169,7 @@ def test_killed_at_random(tmp_path, latent_cache, model, changes):
     for process in training:
         process.kill()
     join(training, exit_code=-signal.SIGKILL)
-    assert 5 < logged(folder) < 150
+    assert 5 < logged(folder) < 100
 
     join(start(folder))
     assert_identical(tmp_path / "whole", folder)
