@@ -74,8 +74,8 @@ class Footage:
             ValueError: if a frame is damaged or not there, its colours are HDR, or it is to be
                 shown mirrored or askew.
         """
+        # Without threads per frame ("AUTO"), which were seen not to mark every damaged frame.
         with _open_video(self.path) as stream:
-            stream.thread_type = "AUTO"
             number = first
             for frame in islice(self._frames_from(stream, first), count):
                 told = self.times[number - 1]
