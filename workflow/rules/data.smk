@@ -133,6 +133,7 @@ if TRAINED:
             FILES.log("cache_latents"),
         benchmark:
             FILES.benchmark("cache_latents")
+        priority: 2  # training waits for it
         conda:
             "../../envs/pusa.yaml"
         threads: on(gpu=8, cpu=2)  # decoding videos; on a CPU everything waits for it

@@ -35,6 +35,7 @@ rule sample_suite:
         FILES.log("sample_suite", "{study}", "{setting}", "shard{shard}"),
     benchmark:
         FILES.benchmark("sample_suite", "{study}", "{setting}", "shard{shard}")
+    priority: 1  # before more is merged: what waits for its samples is large
     conda:
         "../../envs/pusa.yaml"
     threads: on(gpu=4, cpu=1)

@@ -46,6 +46,7 @@ for run in FILES.runs.values():
             FILES.log("train", run.name),
         benchmark:
             FILES.benchmark("train", run.name)
+        priority: 2  # most other jobs wait for it
         conda:
             "../../envs/pusa.yaml"
         threads: TRAIN.processes * on(gpu=8, cpu=1)  # 8 keep a GPU fed
