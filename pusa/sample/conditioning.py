@@ -255,14 +255,14 @@ def encode_conditions(
     conditions: Sequence[Condition],
     shape: tuple[int, int, int, int],
     *,
-    device: torch.device | str | None = None,
+    device: torch.device | str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Encode conditions, each by itself, and put their latents in place.
 
     Args:
         conditions: that passed `check_conditions`.
         shape: of the video's latents, ``(channels, frames, height, width)``.
-        device: where the VAE computes, if it is not where it lies, as with offloading.
+        device: where the VAE computes, which an offloaded one does not lie on.
 
     Returns:
         Normalised latents ``(1, channels, frames, height, width)``, zero where nothing is given,
@@ -272,7 +272,7 @@ def encode_conditions(
     multipliers = torch.ones(shape[1])
     for condition in conditions:
         places = list(condition.latent_frames)
-        pixels = frames_to_pixels(condition.pixels[None]).to(device or vae.device, vae.dtype)
+        pixels = frames_to_pixels(condition.pixels[None]).to(device, vae.dtype)
         latents[:, :, places] = encode_pixels(vae, pixels)[:, :, -len(places) :].cpu()
         multipliers[places] = torch.tensor(condition.multipliers)
     return latents, multipliers

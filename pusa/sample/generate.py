@@ -76,9 +76,7 @@ def generate(
         negative_prompt=settings.negative_prompt,
     )
     videos = plan_videos(requests, settings, folder, origin=origin, outputs=outputs)
-    sheet = folder / (
-        "contact_sheet.png" if folder == out else f"{Path(out).stem}_contact_sheet.png"
-    )
+    sheet = folder / ("contact_sheet.png" if folder == out else f"{out.stem}_contact_sheet.png")
     finished = all(video.complete for video in videos)
     if outputs.contact_sheet and sheet.exists() and not (finished or outputs.overwrite):
         raise FileExistsError(f"{sheet} exists already, expected --overwrite")
@@ -87,9 +85,9 @@ def generate(
     writes = not switches.context_parallel or os.environ["RANK"] == "0"
 
     def load() -> MakeBatch:
-        place = _join_processes(device) if switches.context_parallel else device
-        pipeline = load_pipeline(model, weights, place if switches.offload == "none" else "cpu")
-        _use_switches(pipeline, switches, place)
+        gpu = _join_processes(device) if switches.context_parallel else device
+        pipeline = load_pipeline(model, weights, gpu if switches.offload == "none" else "cpu")
+        _use_switches(pipeline, switches, gpu)
         pipeline.set_progress_bar_config(
             desc="steps", unit="step", position=1, leave=False, disable=None if writes else True
         )

@@ -177,7 +177,9 @@ SHAPE = (16, 7, 8, 8)
 
 
 def test_encoded_alone(vae, files, images):
-    latents, multipliers = encode_conditions(vae, read(files, "a.png@1", "b.png@25:0.7"), SHAPE)
+    latents, multipliers = encode_conditions(
+        vae, read(files, "a.png@1", "b.png@25:0.7"), SHAPE, device="cpu"
+    )
     assert latents.shape == (1, *SHAPE)
     for name, frame in (("a", 0), ("b", 6)):
         alone = encode_pixels(vae, frames_to_pixels(images[name][None]))
@@ -187,7 +189,9 @@ def test_encoded_alone(vae, files, images):
 
 
 def test_encoded_together(vae, files, clips):
-    latents, multipliers = encode_conditions(vae, read(files, "a.mp4@1-9", "b.mp4@14-25"), SHAPE)
+    latents, multipliers = encode_conditions(
+        vae, read(files, "a.mp4@1-9", "b.mp4@14-25"), SHAPE, device="cpu"
+    )
     pixels = np.concatenate([clips["a"][:9], clips["b"][:12]])
     run = encode_pixels(vae, frames_to_pixels(pixels[None]))
     assert torch.equal(latents[:, :, [0, 1, 2, 4, 5, 6]], run)
@@ -195,7 +199,7 @@ def test_encoded_together(vae, files, clips):
 
 
 def test_latent_of_the_repeated_frame_is_dropped(vae, files, clips):
-    latents, multipliers = encode_conditions(vae, read(files, "a.mp4@6-13"), SHAPE)
+    latents, multipliers = encode_conditions(vae, read(files, "a.mp4@6-13"), SHAPE, device="cpu")
     run = encode_pixels(vae, frames_to_pixels(clips["a"][None, [0, *range(8)]]))
     assert torch.equal(latents[:, :, 2:4], run[:, :, 1:])
     assert not latents[:, :, [0, 1, 4, 5, 6]].any()
@@ -203,7 +207,7 @@ def test_latent_of_the_repeated_frame_is_dropped(vae, files, clips):
 
 
 def test_nothing_to_encode(vae):
-    latents, multipliers = encode_conditions(vae, [], SHAPE)
+    latents, multipliers = encode_conditions(vae, [], SHAPE, device="cpu")
     assert latents.shape == (1, *SHAPE)
     assert not latents.any()
     assert multipliers.tolist() == [1] * 7
