@@ -21,6 +21,7 @@ Text = Annotated[str, Field(min_length=1)]
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Guidance = Annotated[float, Field(ge=1, allow_inf_nan=False)]
+SHIFT = 5.0  # Wan's; of its own, as `pusa.flow` needs torch, too slow for reading a config
 #: Keys that are no more, by what takes their place.
 RENAMED = {
     "train.ranks": "the column rank of the experiments sheet",
@@ -231,7 +232,7 @@ class Training(Settings):
     objective: Literal["paper", "authors"] = "paper"
     """`paper`: timesteps from U[0,1], unweighted loss; `authors`: their code's shifted grid and
     bell-shaped weight."""
-    shift: Annotated[float, Field(ge=1)] = 5.0
+    shift: Annotated[float, Field(ge=1)] = SHIFT
     """Of the authors' grid."""
     validation_clips: Count = 32
     """The last clips of the dataset, held out for the validation loss."""
@@ -304,7 +305,7 @@ class Sampling(Settings):
 
     guidance_scale: Guidance = 3.0
     """Of classifier-free guidance; 1 skips the unconditional pass."""
-    shift: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5.0
+    shift: Annotated[float, Field(gt=0, allow_inf_nan=False)] = SHIFT
     """Of the sigma grid."""
     seed: Count = 0
     """Of the noise."""

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 
 TRAIN_TIMESTEPS = 1000
+SHIFT = 5.0  # Wan's
 
 TimestepDistribution = Literal["uniform", "shifted"]
 LossWeighting = Literal["none", "gaussian"]
@@ -24,7 +25,7 @@ def shift_sigma(sigma: torch.Tensor, shift: float) -> torch.Tensor:
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
-def sigma_grid(steps: int, shift: float = 5.0) -> torch.Tensor:
+def sigma_grid(steps: int, shift: float = SHIFT) -> torch.Tensor:
     """The sampler's noise levels, shape ``(steps + 1,)``, from 1 down to 0.
 
     ``u = linspace(1, 0, steps + 1)``, shifted (the authors' code; the paper says only that
@@ -105,7 +106,7 @@ def sample_sigma(
     *,
     p_async: float,
     distribution: TimestepDistribution = "uniform",
-    shift: float = 5.0,
+    shift: float = SHIFT,
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
     """Probabilistic timestep sampling, PTSS: training noise levels ``(batch, frames)``.
@@ -131,7 +132,7 @@ def sample_sigma(
 
 
 def loss_weight(
-    sigma: torch.Tensor, weighting: LossWeighting = "none", shift: float = 5.0
+    sigma: torch.Tensor, weighting: LossWeighting = "none", shift: float = SHIFT
 ) -> torch.Tensor:
     """Weight of each noise level in the loss, in the shape of ``sigma``.
 

@@ -6,14 +6,14 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
 
 from pusa.data.cache import LatentCache
-from pusa.flow import TRAIN_TIMESTEPS, fafm_loss, interpolate, shift_sigma
+from pusa.flow import SHIFT, TRAIN_TIMESTEPS, fafm_loss, interpolate, shift_sigma
 from pusa.models.load import load_vae
 from pusa.models.text import encode_prompts, load_text_encoder
 from pusa.tiny.fit import fit
 from pusa.tiny.text import TEXT_DIM
 
 BATCH = 16
-SHIFT = 3.0  # of the training noise levels
+TRAIN_SHIFT = 3.0  # of the training noise levels
 CAPTION_DROP = 0.1  # share of clips trained on the empty prompt, for guidance
 
 
@@ -49,7 +49,7 @@ def train_base(cache: str | Path, model: str | Path, *, steps: int, seed: int) -
         chosen = torch.randint(len(latents), (BATCH,))
         x0 = latents[chosen]
         x1 = torch.randn_like(x0)
-        sigma = shift_sigma(torch.rand(BATCH), SHIFT)
+        sigma = shift_sigma(torch.rand(BATCH), TRAIN_SHIFT)
         dropped = torch.rand(BATCH, 1, 1) < CAPTION_DROP
         prompt = torch.where(dropped, no_prompt, prompts[chosen])
         noisy = interpolate(x0, x1, sigma[:, None].expand(-1, x0.shape[2]))
@@ -63,6 +63,6 @@ def train_base(cache: str | Path, model: str | Path, *, steps: int, seed: int) -
         tokenizer=tokenizer,
         text_encoder=text_encoder,
         vae=load_vae(model, torch.float16),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT),
         transformer=transformer.to(torch.float16),
     ).save_pretrained(model)

@@ -22,7 +22,7 @@ from pusa.data.dataset import read_clip
 from pusa.flow import TRAIN_TIMESTEPS, fafm_loss, interpolate, shift_sigma
 from pusa.models.load import frames_to_pixels, load_vae
 from pusa.models.text import encode_prompts, load_text_encoder
-from pusa.tiny.base import CAPTION_DROP, SHIFT
+from pusa.tiny.base import CAPTION_DROP, TRAIN_SHIFT
 from pusa.tiny.fit import fit
 
 BATCH = 8
@@ -128,7 +128,7 @@ def train_baseline(
         chosen = torch.randint(len(latents), (BATCH,))
         x0 = latents[chosen]
         x1 = torch.randn_like(x0)
-        sigma = shift_sigma(torch.rand(BATCH), SHIFT)
+        sigma = shift_sigma(torch.rand(BATCH), TRAIN_SHIFT)
         dropped = torch.rand(BATCH, 1, 1) < CAPTION_DROP
         prompt = torch.where(dropped, no_prompt, prompts[chosen])
         noisy = interpolate(x0, x1, sigma[:, None].expand(-1, x0.shape[2]))

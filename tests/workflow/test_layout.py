@@ -74,3 +74,20 @@ def test_what_a_configuration_leaves_out(layout):
     assert not small.has_baseline and [s.model for s in small.compared] == ["base", "pusa"]
     assert layout("demo").downloads == [] and layout("demo").gpus == {}
     assert layout("config").gpus["train"] == 8
+
+
+def test_clips_of_the_tasks(layout, dataset):
+    demo = layout("demo")
+    assert (demo.task_dataset, demo.task_clips) == ("results/demo/dataset", 4)
+    few = layout("demo", train={"validation_clips": 2})
+    assert (few.task_clips, len(few.task_videos("start_end"))) == (2, 2)
+    own = layout("demo", tasks={"dataset": str(dataset), "clips": 9}, train={"validation_clips": 0})
+    assert (own.task_dataset, own.task_clips) == (str(dataset), 9)
+
+
+@pytest.mark.parametrize(
+    "sections", [{"train": {"validation_clips": 0}}, {"cache": {"source": "released"}}]
+)
+def test_no_clips_for_tasks(layout, sections):
+    files = layout("demo", **sections)
+    assert (files.task_dataset, files.task_clips, files.tasks) == (None, 0, {})
