@@ -21,6 +21,7 @@ Text = Annotated[str, Field(min_length=1)]
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Guidance = Annotated[float, Field(ge=1, allow_inf_nan=False)]
+Shift = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 SHIFT = 5.0  # Wan's; of its own, as `pusa.flow` needs torch, too slow for reading a config
 #: Keys that are no more, by what takes their place.
 RENAMED = {
@@ -98,7 +99,7 @@ class Lora(Settings):
     """Branch, tag or commit."""
     path: Text | None = None
     """Folder of the file."""
-    file: Annotated[str, Field(pattern=r"[.](safetensors|pt)$")] | None = None
+    file: Text | None = None
     """`.safetensors` or `.pt` in the authors', ComfyUI's, diffusers' or musubi's layout."""
     rank: Positive | None = None
     """Of the released LoRA; the sheet's rows must ask for just that."""
@@ -109,6 +110,8 @@ class Lora(Settings):
     def _is_described(self) -> Self:
         for key in ("path", "file", "rank", "iteration"):
             _require(self, key, source="released")
+        if self.file and not self.file.endswith((".safetensors", ".pt")):
+            raise ValueError(f"file: found {self.file}, expected a .safetensors or .pt file")
         return self
 
 
@@ -232,7 +235,7 @@ class Training(Settings):
     objective: Literal["paper", "authors"] = "paper"
     """`paper`: timesteps from U[0,1], unweighted loss; `authors`: their code's shifted grid and
     bell-shaped weight."""
-    shift: Annotated[float, Field(ge=1)] = SHIFT
+    shift: Shift = SHIFT
     """Of the authors' grid."""
     validation_clips: Count = 32
     """The last clips of the dataset, held out for the validation loss."""
@@ -252,7 +255,7 @@ class Train(Training):
     """How all runs are trained, and what on; the sheet says which runs there are."""
 
     models: dict[str, TrainedModel] = Field(
-        {"pusa": TrainedModel(p_async=1.0), "control": TrainedModel(p_async=0.0)}
+        {"pusa": TrainedModel(p_async=1.0), "control": TrainedModel(p_async=0.0)}, min_length=1
     )
     """Names for the sheet's column `model`, each with `p_async`, the probability that a clip's
     frames draw their own timesteps."""
@@ -305,7 +308,7 @@ class Sampling(Settings):
 
     guidance_scale: Guidance = 3.0
     """Of classifier-free guidance; 1 skips the unconditional pass."""
-    shift: Annotated[float, Field(gt=0, allow_inf_nan=False)] = SHIFT
+    shift: Shift = SHIFT
     """Of the sigma grid."""
     seed: Count = 0
     """Of the noise."""
@@ -500,7 +503,8 @@ def read_config(values: dict[str, Any]) -> Config:
     """
     for key, instead in RENAMED.items():
         section, _, name = key.partition(".")
-        if name in (values.get(section) or {}):
+        given = values.get(section)
+        if isinstance(given, dict) and name in given:
             raise ValueError(f"config key {key} is no more: it is {instead}")
     return Config.read(values, name=lambda key: f"config key {key}")
 
@@ -578,8 +582,9 @@ def write_keys(page: Path) -> None:
 class AttentionSettings(VideoSettings):
     """A video during which attention between frames is looked at."""
 
-    step: list[int] = Field([0, 3, 6, 9])
-    """Steps to look at, from 0; of 10, as in the paper."""
+    step: list[int] = Field([])
+    """Steps to look at, from 0; if none is given four from the first to the last, 0, 3, 6, 9 of 10
+    as in the paper."""
     block: int = -1
     """Which block, from 0; the last by default."""
 
@@ -595,6 +600,11 @@ class AttentionSettings(VideoSettings):
                 "frames needs two latent frames"
             )
         return self
+
+    @property
+    def looked_at(self) -> list[int]:
+        """The steps to look at, in rising order."""
+        return sorted({*self.step} or {round(n * (self.steps - 1) / 3) for n in range(4)})
 
 
 class Weights(Settings):

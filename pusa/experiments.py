@@ -16,6 +16,7 @@ BASE = "base"
 WAN_I2V = "wan_i2v"
 AS_THEY_ARE = (BASE, WAN_I2V)  # models without weights of ours
 MAX_STEPS = 1000  # the noise levels that Wan was trained on
+MAX_NUMBER = 999_999  # of a rank or an iteration
 COLUMNS = (
     "table",
     "group",
@@ -106,7 +107,8 @@ def read_experiments(sheet: str | Path, *, seed: int | None) -> pd.DataFrame:
     try:
         table = pd.read_csv(sheet, sep="\t", dtype=str, keep_default_na=False).fillna("")
     except ValueError as error:  # pandas does not name the file
-        raise ValueError(f"{sheet}: cannot be read as tab-separated ({error})") from None
+        told = " ".join(str(error).split())
+        raise ValueError(f"{sheet}: cannot be read as tab-separated ({told})") from None
     if tuple(table.columns) != COLUMNS:
         raise ValueError(
             f"{sheet}: columns are {', '.join(table.columns)}; expected {', '.join(COLUMNS)}"
@@ -144,9 +146,11 @@ def _parse(row: dict[str, str], where: str, seed: int) -> Setting:
         raise ValueError(f"{where}: group is {row['group']!r}, expected lower-case letters")
     if task not in ("i2v", "t2v"):
         raise ValueError(f"{where}: task is {task!r}, expected i2v or t2v")
-    steps = _number(row, "steps", int, where)
-    if not 1 <= steps <= MAX_STEPS:
-        raise ValueError(f"{where}: steps is {steps}, expected 1 to {MAX_STEPS}")
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", model):
+        raise ValueError(
+            f"{where}: model is {model!r}, expected {BASE}, {WAN_I2V} or a name under train.models"
+        )
+    steps = _number(row, "steps", where, 1, MAX_STEPS)
     lora = ("rank", "iteration", "alpha")
     if model == WAN_I2V and task != "i2v":
         raise ValueError(f"{where}: model {model} makes video from an image, but task is {task}")
@@ -157,34 +161,30 @@ def _parse(row: dict[str, str], where: str, seed: int) -> Setting:
                 f"{where}: model {model} has no LoRA, but {', '.join(filled)} is given"
             )
         return Setting(model=model, task=task, steps=steps)
-    iteration = _number(row, "iteration", int, where)
-    if iteration < 1:
-        raise ValueError(f"{where}: iteration is {iteration}, expected at least 1")
+    iteration = _number(row, "iteration", where, 1, MAX_NUMBER)
     if not row["rank"] and not row["alpha"]:
         return Setting(model=model, task=task, steps=steps, iteration=iteration, seed=seed)
-    rank = _number(row, "rank", int, where)
-    if rank < 1:
-        raise ValueError(f"{where}: rank is {rank}, expected at least 1")
-    alpha = _number(row, "alpha", float, where)
-    if not 0 < alpha <= 10:
-        raise ValueError(f"{where}: alpha is {alpha}, expected above 0 and at most 10")
     return Setting(
         model=model,
         task=task,
         steps=steps,
-        rank=rank,
+        rank=_number(row, "rank", where, 1, MAX_NUMBER),
         iteration=iteration,
-        alpha=alpha,
+        alpha=_number(row, "alpha", where, 0.0001, 10.0),
         seed=seed,
     )
 
 
-def _number(row: dict[str, str], column: str, kind: type, where: str):
-    # Not all that Python reads, such as 1_000 or nan, is meant; and names show six digits.
-    plain = r"\d+" if kind is int else r"\d+(\.\d+)?"
-    if not re.fullmatch(plain, row[column], re.ASCII) or len(row[column]) > 7:
-        wanted = "a whole number" if kind is int else "a number of at most six digits"
-        raise ValueError(f"{where}: {column} is {row[column]!r}, expected {wanted}")
+def _number(row: dict[str, str], column: str, where: str, least: float, most: float):
+    """A number of the kind that ``least`` and ``most`` are of."""
+    # Not all that Python reads, such as 1_000 or nan, is meant.
+    kind = type(least)
+    plain = r"\d+" if kind is int else r"\d+(\.\d{1,4})?"  # names show so many digits
+    if not re.fullmatch(plain, row[column], re.ASCII) or not least <= kind(row[column]) <= most:
+        wanted = "a whole number" if kind is int else "a number with at most four decimals"
+        raise ValueError(
+            f"{where}: {column} is {row[column]!r}, expected {wanted} from {least} to {most}"
+        )
     return kind(row[column])
 
 
@@ -198,7 +198,7 @@ def check_available(experiments: pd.DataFrame, config: Config) -> None:
     full = not released and config.train.method == "full"
     main = main_setting(experiments)
     for line, row in enumerate(experiments.to_dict("records"), start=2):
-        setting, where = row["setting"], f"experiments row {line}"
+        setting, where = row["setting"], f"experiments sheet, row {line}"
         if row["prompts"] == "subset" and config.suite.subset is None:
             raise ValueError(
                 f"{where} asks for a subset of the prompts, but config key suite.subset is missing"
@@ -249,13 +249,13 @@ def check_published(experiments: pd.DataFrame, table1: str | Path, table2: str |
     for line, row in enumerate(experiments.to_dict("records"), start=2):
         if row["table"] and row["group"] not in groups[row["table"]]:
             raise ValueError(
-                f"experiments row {line}: table {row['table']} has no group {row['group']!r}; "
-                f"expected one of {', '.join(sorted(groups[row['table']]))}"
+                f"experiments sheet, row {line}: table {row['table']} has no group "
+                f"{row['group']!r}; expected one of {', '.join(sorted(groups[row['table']]))}"
             )
         if row["published"] and (row["table"], row["group"], row["published"]) not in known:
             raise ValueError(
-                f"experiments row {line}: table {row['table']}, group {row['group']!r} has no "
-                f"published row {row['published']!r}; expected a name of Table 1, or "
+                f"experiments sheet, row {line}: table {row['table']}, group {row['group']!r} has "
+                f"no published row {row['published']!r}; expected a name of Table 1, or "
                 "rank/iteration/alpha/steps as Table 2 prints them"
             )
 
@@ -290,8 +290,9 @@ def main_setting(experiments: pd.DataFrame) -> Setting:
     """
     rows = experiments[(experiments["table"] == "1") & (experiments["group"] == "ours")]
     if len(rows) != 1:
+        where = f" ({', '.join(f'row {line}' for line in rows.index + 2)})" if len(rows) else ""
         raise ValueError(
-            f"the experiments sheet has {len(rows)} rows of table 1, group ours; expected 1"
+            f"experiments sheet: found {len(rows)} rows of table 1, group ours{where}, expected 1"
         )
     return rows["setting"].iloc[0]
 

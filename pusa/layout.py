@@ -29,7 +29,7 @@ from pusa.experiments import (
     training_runs,
     unique_settings,
 )
-from pusa.models.folder import check_baseline_folder, check_model_folder
+from pusa.models.folder import check_baseline_folder, check_model_folder, check_rank
 from pusa.sample.tasks import Task, tasks_for
 from pusa.score.arithmetic import NAMES
 
@@ -67,6 +67,12 @@ class Layout:
     def prompts(self) -> dict[str, dict[str, int]]:
         """Prompts of each kind: ``all``, of the ``subset``, and for the ``effects``."""
         return prompt_counts(self.config)
+
+    @cached_property
+    def negative_prompt(self) -> str:
+        """Of guidance, from its file."""
+        file = self.config.sample.negative_prompt_file
+        return Path(file).read_text(encoding="utf-8").strip() if file else ""
 
     @cached_property
     def runs(self) -> dict[str, Run]:
@@ -375,7 +381,16 @@ def read_layout(config: Config) -> Layout:
         # A downloaded folder may have been copied here by hand, and not whole.
         if section.source == "folder" or Path(section.path, DOWNLOADED).exists():
             check(section.path)
+    if Path(layout.transformer, "config.json").exists():
+        for run in layout.runs.values():
+            if run.rank is not None:
+                check_rank(run.rank, layout.transformer)
     _ = layout.prompts  # as many as the suite has
+    file = config.sample.negative_prompt_file
+    if file and not Path(file).is_file():
+        raise FileNotFoundError(
+            f"config key sample.negative_prompt_file: found no file {file}, expected a text file"
+        )
     _check_task_dataset(config)
     return layout
 

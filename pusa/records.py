@@ -27,6 +27,17 @@ def describe_device(device: str) -> str:
     return next(models, platform.machine())
 
 
+def record_beside(table: Path) -> Path:
+    """The file with the suffix .json that says how a table was made.
+
+    Raises:
+        ValueError: if the table has that name.
+    """
+    if table.suffix == ".json":
+        raise ValueError(f"{table}: the table cannot have the name of its record; expected .csv")
+    return table.with_suffix(".json")
+
+
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
     """Have a file or a folder appear under its name when it is complete, or not at all.

@@ -5,6 +5,7 @@ From a model of settings come the check of a configuration, the options of a com
 key, what was found and what was expected.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Self, get_args, get_origin
 
@@ -18,7 +19,6 @@ _WORDS = {
     "a valid boolean": "true or false",
     "a valid ": "a ",
     "String should have ": "text of ",
-    "List should have ": "a list of ",
     "greater than or equal to": "at least",
     "less than or equal to": "at most",
     "greater than": "more than",
@@ -45,7 +45,15 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            raise ValueError(_sentence(error.errors()[0], cls, name)) from None
+            # A misspelt key is missing too.
+            found = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+            raise ValueError(_sentence(found[0], cls, name)) from None
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """The fields that need not be given, as they are then."""
+        fields = cls.model_fields.items()
+        return {key: field.default for key, field in fields if not field.is_required()}
 
     def part(self, kind: type["Settings"], **changes: Any) -> "Settings":
         """The fields that this section shares with another kind of section, and ``changes``."""
@@ -68,19 +76,19 @@ def _sentence(error: Mapping[str, Any], model: type[Settings], name: Callable[[s
         case "extra_forbidden":
             allowed = sorted(_inside(model, path[:-1]).model_fields)
             return f"{name(key)} is unknown; expected one of {', '.join(allowed)}"
+        case "model_type":
+            return f"{name(key)}: found {found!r}, expected a section with keys"
+        case "too_short":
+            least = error["ctx"]["min_length"]
+            return f"{name(key)}: found {found!r}, expected at least {least} of them"
         case "value_error":  # of a check of ours, which names the key and what was found
             told, _, rest = str(error["ctx"]["error"]).partition(": ")
             return f"{name('.'.join([*path, told]))}: {rest}"
     if isinstance(found, str) and error["type"] == "float_type":
-        try:
-            number = float(found)
-        except ValueError:
-            pass
-        else:
-            return (
-                f"{name(key)}: found the text {found!r}, expected a number; YAML wants a point in "
-                f"it, as in {number:.1e}"
-            )
+        hint = "without quotes"
+        if re.fullmatch(r"\d+e[+-]?\d+", found, re.IGNORECASE):
+            hint = f"with a point in it, as YAML wants: {float(found):.1e}"
+        return f"{name(key)}: found the text {found!r}, expected a number, {hint}"
     expected = error["msg"]
     for long, short in _WORDS.items():
         expected = expected.replace(long, short)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from pusa.cli.options import Device, NegativePromptFile, app, choose_device, takes_settings
+from pusa.cli.options import Device, app, choose_device, takes_settings
 from pusa.config import Cache, Clip, ImageSize
 
 
@@ -36,6 +36,8 @@ def download_vbench(
     A crop.zip of the images that lies in the suite's folder is used, as are networks that lie
     where they belong.
     """
+    if suite is None and weights is None:
+        raise ValueError("expected --suite, --weights or both, found neither")
     if suite is not None:
         from pusa.data.download import download_suite
 
@@ -75,7 +77,7 @@ def cache_prompts(
     out: Path,
     size: ImageSize,
     text_tokens: Annotated[int, typer.Option(help="Length of a prompt embedding.")],
-    negative_prompt_file: NegativePromptFile = None,
+    negative_prompt: Annotated[str, typer.Option(help="Of guidance.")] = "",
     device: Device = None,
 ) -> None:
     """Embed the prompts of SUITE with MODEL's text encoder."""
@@ -83,13 +85,12 @@ def cache_prompts(
     from pusa.data import cache
     from pusa.data.suite import read_suite
 
-    negative = negative_prompt_file.read_text().strip() if negative_prompt_file else ""
     prompts = {p.prompt for p in read_suite(suite, **size.model_dump())}
     cache.cache_prompts(
         prompts,
         model,
         out,
         text_tokens=text_tokens,
-        negative_prompt=negative,
+        negative_prompt=negative_prompt,
         device=device,
     )

@@ -8,13 +8,12 @@ import typer
 
 from pusa.cli.options import (
     Device,
-    NegativePromptFile,
     app,
     choose_device,
     takes_settings,
-    with_negative_prompt,
 )
 from pusa.config import AttentionSettings, PromptCounts, Weights
+from pusa.records import record_beside
 
 Label = Annotated[str | None, typer.Option(help="Name in figures; OUT's own if none is given.")]
 
@@ -37,7 +36,6 @@ def attention(
     baseline: Annotated[
         Path | None, typer.Option(help="Image-to-video model folder, such as Wan-I2V's, instead.")
     ] = None,
-    negative_prompt_file: NegativePromptFile = None,
     label: Label = None,
     device: Device = None,
 ) -> None:
@@ -46,8 +44,12 @@ def attention(
     For the model as it is, with a LoRA or another transformer, or for an image-to-video baseline:
     the prompt and image, and the noise of the seed, are the same for all.
     """
-    if (suite is None) != (image is not None and prompt is not None):
-        raise ValueError("expected either --image with --prompt, or --suite")
+    given = {"--image": image, "--prompt": prompt, "--suite": suite, "--counts": counts}
+    found = [option for option, value in given.items() if value is not None]
+    if found not in (["--image", "--prompt"], ["--suite"], ["--suite", "--counts"]):
+        told = ", ".join(found) or "none of them"
+        raise ValueError(f"expected either --image and --prompt, or --suite, found {told}")
+    record_beside(out)  # before the long work
     device = choose_device(device)
     from pusa.data.suite import first_subjects, read_suite
     from pusa.models.attention import write_attention
@@ -61,7 +63,7 @@ def attention(
     maps, mass, record = measure_attention(
         prompt,
         image,
-        with_negative_prompt(settings, negative_prompt_file),
+        settings,
         model=model,
         weights=weights,
         baseline=baseline,
@@ -91,6 +93,7 @@ def drift(
         )
     if other and lora_scale is not None:
         raise ValueError("--lora-scale is for --lora, found it with --other")
+    record_beside(out)  # before the long work
     from pusa.models.drift import lora_drift, mean_by_block, mean_by_module, transformer_drift
 
     if other:
@@ -99,7 +102,7 @@ def drift(
         changes = lora_drift(base, lora, lora_scale=1.0 if lora_scale is None else lora_scale)
     out.parent.mkdir(parents=True, exist_ok=True)
     changes.to_csv(out, index=False)
-    out.with_suffix(".json").write_text(json.dumps({"label": label or out.stem}, indent=1))
+    record_beside(out).write_text(json.dumps({"label": label or out.stem}, indent=1))
     largest = changes.nlargest(20, "relative_change").set_index("parameter")["relative_change"]
     for heading, means in (
         ("Mean relative change by kind of module", mean_by_module(changes)),

@@ -10,8 +10,8 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
+from pydantic.fields import FieldInfo
 
-from pusa.config import VideoSettings
 from pusa.settings import Settings, section_of
 
 app = typer.Typer(
@@ -22,9 +22,6 @@ app = typer.Typer(
 )
 
 Manifests = Annotated[list[Path], typer.Argument(help="Lists of videos, beside them.")]
-NegativePromptFile = Annotated[
-    Path | None, typer.Option(exists=True, help="Text file; the empty prompt if none is given.")
-]
 Device = Annotated[
     Literal["cuda", "cpu"] | None, typer.Option(help="Where models run; a GPU if there is one.")
 ]
@@ -48,9 +45,7 @@ def takes_settings(function: Callable) -> Callable:
         kinds[parameter.name] = kind
         options.append(_option(parameter.name, str, hidden=True))
         for name, field in kind.model_fields.items():
-            help_text = " ".join((field.description or "").replace("`", "").split())
-            shown = None if field.is_required() or field.default is None else str(field.default)
-            options.append(_option(name, field.annotation, help=help_text, show_default=shown))
+            options.append(_option(name, field.annotation, help=_describe(field)))
 
     @wraps(function)
     def command(**given: Any) -> Any:
@@ -61,12 +56,30 @@ def takes_settings(function: Callable) -> Callable:
             if section is None and not values and signature.parameters[name].default is None:
                 given[name] = None
                 continue
-            values = json.loads(section or "{}") | values
+            values = _read_section(name, section) | values
             given[name] = kind.read(values, name=lambda key: f"--{key.replace('_', '-')}")
         return function(**given)
 
     command.__signature__ = signature.replace(parameters=[*others, *options])
     return command
+
+
+def _describe(field: FieldInfo) -> str:
+    """A field's help, with its default; typer would put the default into brackets."""
+    text = " ".join((field.description or "").replace("`", "").split())
+    if field.is_required():
+        return f"{text} [required]"
+    return text if field.default in (None, "", []) else f"{text} [default: {field.default}]"
+
+
+def _read_section(name: str, text: str | None) -> dict[str, Any]:
+    try:
+        section = json.loads(text or "{}")
+    except json.JSONDecodeError:
+        section = None
+    if not isinstance(section, dict):
+        raise ValueError(f"--{name.replace('_', '-')}: found {text!r}, expected a JSON object")
+    return section
 
 
 def _option(name: str, kind: Any, **shown: Any) -> inspect.Parameter:
@@ -80,15 +93,11 @@ def _option(name: str, kind: Any, **shown: Any) -> inspect.Parameter:
         name,
         inspect.Parameter.KEYWORD_ONLY,
         default=None,
-        annotation=Annotated[Union[kind, None], typer.Option(*flags, **shown)],  # noqa: UP007
+        annotation=Annotated[
+            Union[kind, None],  # noqa: UP007
+            typer.Option(*flags, show_default=False, **shown),
+        ],
     )
-
-
-def with_negative_prompt(settings: VideoSettings, file: Path | None) -> VideoSettings:
-    """The settings with the text of a file as their negative prompt, if there is a file."""
-    if file is None:
-        return settings
-    return settings.model_copy(update={"negative_prompt": file.read_text().strip()})
 
 
 def choose_device(wanted: str | None) -> str:

@@ -8,11 +8,9 @@ import typer
 
 from pusa.cli.options import (
     Device,
-    NegativePromptFile,
     app,
     choose_device,
     takes_settings,
-    with_negative_prompt,
 )
 from pusa.config import PromptCounts, SuiteSettings, VideoSettings, Weights
 from pusa.sample.tasks import TASKS
@@ -36,11 +34,13 @@ def sample_suite(
             "baseline, sampled by diffusers' own pipeline and scheduler."
         ),
     ] = None,
-    shard: Annotated[int, typer.Option(help="Which share of the prompts, from 0.")] = 0,
-    shards: Annotated[int, typer.Option(help="Number of shares.")] = 1,
+    shard: Annotated[int, typer.Option(min=0, help="Which share of the prompts, from 0.")] = 0,
+    shards: Annotated[int, typer.Option(min=1, help="Number of shares.")] = 1,
     device: Device = None,
 ) -> None:
     """Make the videos of SUITE beside the file MANIFEST, which lists them."""
+    if shard >= shards:
+        raise ValueError(f"--shard {shard}: expected less than --shards {shards}")
     device = choose_device(device)
     from pusa.data.suite import read_suite
     from pusa.sample import suite as sampling
@@ -79,7 +79,6 @@ def sample_task(
     held_out: Annotated[
         int | None, typer.Option(min=1, help="Choose among so many clips at the cache's end.")
     ] = None,
-    negative_prompt_file: NegativePromptFile = None,
     device: Device = None,
 ) -> None:
     """Make the videos of one of the paper's TASKs beside the file MANIFEST, which lists them.
@@ -98,7 +97,7 @@ def sample_task(
     table = zero_shot.sample_task(
         task,
         zero_shot.choose_clips(available, clips),
-        with_negative_prompt(settings, negative_prompt_file),
+        settings,
         model=model,
         weights=weights,
         out=manifest.parent,

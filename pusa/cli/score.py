@@ -5,8 +5,15 @@ from typing import Annotated
 
 import typer
 
-from pusa.cli.options import Device, Manifests, app, choose_device, takes_settings
+from pusa.cli.options import (
+    Device,
+    Manifests,
+    app,
+    choose_device,
+    takes_settings,
+)
 from pusa.config import ImageSize, Size
+from pusa.records import record_beside
 
 
 @app.command()
@@ -47,6 +54,7 @@ def score(
     """
     if (dimension is None) != (weights is None):
         raise ValueError("--dimension and --weights go together, found one without the other")
+    record_beside(out)  # before the long work
     from pusa.data.suite import read_suite
     from pusa.sample.manifest import read_manifests
     from pusa.score.files import write_scores

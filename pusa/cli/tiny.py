@@ -1,7 +1,7 @@
 """Commands that make the embedded tiny model and its world."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,7 +19,7 @@ Seed = Annotated[int, typer.Option(help="Of the training.")]
 def tiny_dataset(
     out: Path,
     clips: Annotated[int, typer.Option(min=1)],
-    stream: Annotated[str, typer.Option(help="base or lora: which random clips.")] = "lora",
+    stream: Annotated[Literal["base", "lora"], typer.Option(help="Which random clips.")] = "lora",
     workers: Annotated[int, typer.Option(min=1)] = 1,
 ) -> None:
     """Render captioned clips in the released dataset's layout."""

@@ -14,6 +14,8 @@ import pandas as pd
 import torch
 from diffusers import WanTransformer3DModel
 
+from pusa.records import record_beside
+
 #: Entries of the attention matrix that are held at once; 64 MiB of float32.
 _ENTRIES = 2**24
 
@@ -176,7 +178,7 @@ def write_attention(
     ]
     pd.DataFrame(rows, columns=["step", "query", "key", "weight"]).to_csv(out, index=False)
     mass.to_csv(out.with_name(f"{out.stem}-mass.csv"), index=False)
-    out.with_suffix(".json").write_text(json.dumps(record, indent=1, ensure_ascii=False))
+    record_beside(out).write_text(json.dumps(record, indent=1, ensure_ascii=False))
 
 
 def _rotate(tokens: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -53,7 +53,7 @@ def check_baseline_folder(folder: str | Path) -> None:
     if index.get("_class_name") != "WanImageToVideoPipeline":
         raise ValueError(
             f"model folder {folder} is of a {index.get('_class_name')}, expected a "
-            "WanImageToVideoPipeline"
+            "WanImageToVideoPipeline for sampling without another transformer"
         )
     if index.get("transformer_2", [None])[0]:
         raise ValueError(
@@ -63,6 +63,21 @@ def check_baseline_folder(folder: str | Path) -> None:
     parts = ["transformer/config.json", "vae/config.json", "scheduler/scheduler_config.json"]
     require_files(folder, [*parts, *image_encoder], IMAGE_TO_VIDEO)
     weight_files(Path(folder) / "transformer")
+
+
+def check_rank(rank: int, transformer: str | Path) -> None:
+    """Check that a LoRA of this rank is smaller than the layers of a transformer folder.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    config = json.loads((Path(transformer) / "config.json").read_text())
+    smallest = min(config["num_attention_heads"] * config["attention_head_dim"], config["ffn_dim"])
+    if rank > smallest:
+        raise ValueError(
+            f"rank: found {rank}, expected at most {smallest}, the smallest dimension of the "
+            f"layers of {transformer} that a LoRA is trained for"
+        )
 
 
 def digest_files(folder: str | Path) -> str:

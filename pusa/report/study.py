@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from pusa.data.suite import choose_subset
-from pusa.experiments import Setting, read_experiments
+from pusa.experiments import AS_THEY_ARE, Setting, read_experiments
 from pusa.score.arithmetic import METRICS, dimension_scores
 from pusa.score.files import check_alike, read_record, read_scores
 from pusa.score.intervals import Interval, difference_intervals
@@ -141,6 +141,12 @@ def read_study(
         wanted = ", ".join(file.name for file in list(files.values())[:3])
         raise FileNotFoundError(
             f"{folder} has no score file of the sheet's settings; expected such as {wanted}"
+        )
+    trained = {setting for setting in settings if setting.model not in AS_THEY_ARE}
+    if not trained & scores.keys() and (others := sorted(folder.glob("*-seed*.csv"))):
+        raise ValueError(
+            f"{folder} has no scores of training seed {', '.join(map(str, seeds))}, but such as "
+            f"{others[0].name}; expected its seed"
         )
     check_alike(records)
     return Study(experiments, scores, subset, allow_partial)

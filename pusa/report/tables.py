@@ -43,7 +43,13 @@ PLACE = ("model", "group", "rank", "iteration", "alpha", "steps")
 
 
 def read_published(file: str | Path) -> pd.DataFrame:
-    """Read a published table, 1 or 2, with alpha as it is printed."""
+    """Read a published table, 1 or 2, with alpha as it is printed.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"published table {file} does not exist")
     return pd.read_csv(file, dtype={"alpha": str})
 
 

@@ -48,7 +48,7 @@ def measure_attention(
     Raises:
         FileNotFoundError, ValueError: if a file or the prompt cannot be used.
     """
-    if baseline and (weights.lora or weights.transformer):
+    if baseline and weights != Weights(dtype=weights.dtype):
         raise ValueError("--baseline is a model of its own, found it with --lora or --transformer")
     placements = place(Path(image), TASKS["i2v"].given(settings.frames))
     conditions = read_conditions(placements, settings.size)
@@ -76,7 +76,7 @@ def measure_attention(
     maps = maps_at_steps(
         sample,
         pipeline.transformer,
-        settings.step,
+        settings.looked_at,
         guidance=settings.guidance_scale > 1,
         block=settings.block,
     )

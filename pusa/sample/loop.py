@@ -101,7 +101,8 @@ def plan_videos(
             **origin,
         }
         record = json.loads(json.dumps(record))  # as a file gives it back
-        finished = _is_finished(path, record, overwrite=outputs.overwrite)
+        known = type(settings).defaults()
+        finished = _is_finished(path, record, known, overwrite=outputs.overwrite)
         if outputs.overwrite and not finished:
             _check_given_are_kept(request.placements, [path, *_copies_beside(path)])
         gif = path.with_suffix(".gif") if outputs.gif else None
@@ -175,10 +176,13 @@ def _describe_placements(placements: tuple[Placement, ...]) -> dict[str, Any]:
     return {"given": given_frames(placements), "conditions": conditions}
 
 
-def _is_finished(path: Path, record: dict[str, Any], *, overwrite: bool) -> bool:
+def _is_finished(
+    path: Path, record: dict[str, Any], known: dict[str, Any], *, overwrite: bool
+) -> bool:
+    """Whether a file has the record; a setting that is newer than it was as ``known``."""
     if not path.exists():
         return False
-    found = read_settings(path)
+    found = known | read_settings(path)
     found.pop("made_with", None)
     if found == record or overwrite:
         return found == record

@@ -27,6 +27,8 @@ def read_manifests(files: list[Path]) -> tuple[pd.DataFrame, Path]:
         raise ValueError(f"manifests of one folder are expected, found {names}")
     tables = []
     for file in files:
+        if not Path(file).is_file():
+            raise FileNotFoundError(f"list of videos {file} does not exist")
         try:
             table = pd.read_csv(file, keep_default_na=False, dtype={"file": str, "prompt": str})
         except ValueError as error:  # pandas does not name the file

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from pusa.data.suite import KINDS, SuitePrompt
+from pusa.records import record_beside
 from pusa.sample.manifest import check_manifest
 from pusa.score.arithmetic import NAMES
 
@@ -44,14 +45,13 @@ def write_scores(table: pd.DataFrame, record: Mapping, out: str | Path) -> None:
         ValueError: for a row that `read_scores` would refuse, or the record's own name.
     """
     out = Path(out)
-    if out.suffix == ".json":
-        raise ValueError(f"{out}: the table cannot have the name of its record; expected .csv")
+    beside = record_beside(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     table = _check_rows(table, out, record, allow_partial="missing" in record)
-    out.with_suffix(".json").unlink(missing_ok=True)
+    beside.unlink(missing_ok=True)
     _write_whole(out, table.to_csv(index=False))
     record = {**record, "rows": len(table)}
-    _write_whole(out.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
+    _write_whole(beside, json.dumps(record, indent=2) + "\n")
 
 
 def _write_whole(file: Path, text: str) -> None:

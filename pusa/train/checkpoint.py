@@ -28,6 +28,7 @@ import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from pusa.config import TrainSettings
 from pusa.records import atomic, remove
 
 #: What a run leaves in its state folder, beside its lock; nothing else is ever touched.
@@ -145,7 +146,9 @@ def find_checkpoint(state: Path, run: dict) -> tuple[Path | None, dict]:
         record = json.loads(file.read_text())
         if record["iteration"] != _iteration_of(newest):
             raise ValueError("it belongs to another checkpoint")
-        saved, wanted = record["run"], json.loads(json.dumps(run))
+        # A setting that is newer than the checkpoint was what its default is now.
+        known, wanted = TrainSettings.defaults(), json.loads(json.dumps(run))
+        saved = {key: known.get(key) for key in wanted} | record["run"]
         different = [k for k in {**saved, **wanted} if saved.get(k) != wanted.get(k)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(file, error) from None

@@ -31,7 +31,7 @@ from tqdm import tqdm
 from pusa.config import TrainSettings
 from pusa.data.cache import LatentCache
 from pusa.flow import TRAIN_TIMESTEPS, fafm_loss, interpolate, loss_weight, sample_sigma
-from pusa.models.folder import require_files, weight_files
+from pusa.models.folder import check_rank, require_files, weight_files
 from pusa.models.load import load_transformer
 from pusa.models.lora import METADATA_KEY, LoraInfo, fingerprint, save_lora
 from pusa.models.stream import TensorLayout, read_header, write_tensors
@@ -237,12 +237,8 @@ def _check(
     require_files(transformer, ["config.json"])
     weight_files(transformer)
     config = json.loads((Path(transformer) / "config.json").read_text())
-    smallest = min(config["num_attention_heads"] * config["attention_head_dim"], config["ffn_dim"])
-    if settings.rank is not None and not 1 <= settings.rank <= smallest:
-        raise ValueError(
-            f"train.rank {settings.rank} is not between 1 and {smallest}, the smallest dimension "
-            f"of the layers of {transformer} that are trained"
-        )
+    if settings.rank is not None:
+        check_rank(settings.rank, transformer)
     for what, found, key in (
         ("latent channels", data.latents(0).shape[0], "in_channels"),
         ("prompt embedding dimensions", data.prompt_embeds(0).shape[-1], "text_dim"),

@@ -76,6 +76,13 @@ def test_settings_of_several_seeds_are_read_where_they_were_run(sheet, folder):
     assert list(study.scores) == [BASE, *SEEDS[:2]]
 
 
+def test_scores_of_another_training_seed_are_named(sheet, folder):
+    place = folder({BASE: scores(1.0), SEEDS[0]: scores(1.0)})
+    message = rf"{place} has no scores of training seed None, but such as {SEEDS[0].name}.csv"
+    with pytest.raises(ValueError, match=message):
+        read_study(sheet, place, seeds=[None], subset=SUBSET)
+
+
 def test_nothing_to_read(sheet, folder, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"folder of scores .*none does not exist"):
         read_study(sheet, tmp_path / "none", seeds=[0], subset=SUBSET)

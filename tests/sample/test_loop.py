@@ -132,6 +132,16 @@ def test_other_settings_are_refused_or_overwritten(write, image):
     assert read_settings(video)["steps"] == 3
 
 
+def test_a_setting_that_is_newer_than_a_video_had_its_default(write, monkeypatch):
+    [video] = write()
+    older = {key: value for key, value in read_settings(video).items() if key != "shift"}
+    monkeypatch.setattr(loop, "read_settings", lambda _: older)
+    write()
+    assert write.loads == 1
+    with pytest.raises(FileExistsError, match=r"made with other settings \(shift\)"):
+        write(ONE, SETTINGS.model_copy(update={"shift": 3.0}))
+
+
 def test_image_of_another_content_is_other_settings(write, image):
     request = Request(name="a", prompt="b", placements=given(image, "1"))
     write([request])

@@ -278,6 +278,16 @@ def test_other_settings_are_refused_and_nothing_is_lost(unfinished, train_here):
     assert sorted(p.name for p in (unfinished / "state").iterdir()) == before
 
 
+def test_a_setting_that_is_newer_than_the_checkpoint_had_its_default(folder):
+    record, state = record_of(folder), folder / "state"
+    older = {key: value for key, value in record["run"].items() if key != "warmup"}
+    text = json.dumps(record | {"run": older})
+    (checkpoint_of(folder) / "checkpoint.json").write_text(text)
+    assert resume.find_checkpoint(state, older | {"warmup": 0})[0] == checkpoint_of(folder)
+    with pytest.raises(ValueError, match=r"is of another run \(warmup 0 -> 7\)"):
+        resume.find_checkpoint(state, older | {"warmup": 7})
+
+
 def test_checkpoint_of_other_processes_is_refused(unfinished):
     record, state = record_of(unfinished), unfinished / "state"
     assert resume.find_checkpoint(state, record["run"]) == (checkpoint_of(unfinished), record)

@@ -64,7 +64,6 @@ def test_module_answers_without_torch():
 def test_a_section_as_json_and_options_that_count_more(monkeypatch, run):
     seen = []
     monkeypatch.setattr("pusa.train.loop.train", lambda *_, **__: seen.append(_[3]))
-    monkeypatch.setattr("os._exit", lambda code: None)
     section = '{"rank": 4, "iterations": [2, 4], "offload": true, "warmup": 3}'
     words = ["train", "c", "t", "o", "--state", "s", "--settings", section]
     code, _, err = run(*words, "--rank", 2, "--no-offload", "--device", "cpu")
@@ -84,6 +83,8 @@ def test_a_section_as_json_and_options_that_count_more(monkeypatch, run):
             ["--iterations", 4, "--settings", '{"rnk": 1}'],
             "error: --rnk is unknown; expected one of checkpoint_every",
         ),
+        (["--settings", "nonsense"], "error: --settings: found 'nonsense', expected a JSON object"),
+        (["--settings", "[1]"], "error: --settings: found '[1]', expected a JSON object"),
     ],
 )
 def test_a_wrong_setting_is_named_as_an_option(run, words, message):
@@ -98,6 +99,18 @@ def test_a_wrong_setting_is_named_as_an_option(run, words, message):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["download-vbench"], "expected --suite, --weights or both, found neither"),
+        (["attention", "{m}", "{t}/a.csv", "--image", "a.png"], "or --suite, found --image"),
+        (["attention", "{m}", "{t}/a.json", "--suite", "{d}"], "a.json: the table cannot have the"),
+        (["drift", "{m}", "{t}/a.json", "--lora", "l"], "a.json: the table cannot have the name"),
+        (
+            ["score", "{d}", "{t}/a.csv", "{t}/v.csv", *CLIP],
+            "v.csv does not exist",
+        ),
+        (
+            ["audit", "{t}/a", "--table1", "{t}/1.csv", "--table2", "{t}/2.csv"],
+            "1.csv does not exist",
+        ),
         (
             ["cache-latents", "{d}/none", "{m}", "{t}/out", *CLIP, "--text-tokens", 20],
             "metadata.csv",
@@ -234,11 +247,10 @@ def test_a_gpu_that_is_not_there(sample, tmp_path):
     assert not list(tmp_path.glob("*.csv"))
 
 
-def test_cache_prompts_takes_the_negative_prompt_from_a_file(run, tmp_path, suite, model):
-    (tmp_path / "negative.txt").write_text("blue dots\n")
+def test_cache_prompts_takes_the_negative_prompt(run, tmp_path, suite, model):
     code, _, err = run(
         "cache-prompts", suite, model, tmp_path / "p.safetensors", *SIDES, "--text-tokens", 20,
-        "--negative-prompt-file", tmp_path / "negative.txt",
+        "--negative-prompt", "blue dots",
     )  # fmt: skip
     assert code == 0, err
     assert PromptCache(tmp_path / "p.safetensors").negative_prompt == "blue dots"

@@ -125,7 +125,16 @@ def test_the_papers_config_with_the_released_lora():
         ("baseline.steps", None, "baseline.steps: found nothing, expected one with source tiny"),
         ("cache.skip_unusable", 1, "cache.skip_unusable: found 1, expected true or false"),
         ("train.ranks", [16], "train.ranks is no more: it is the column rank of the experiments"),
-        ("train.learning_rate", "1e-5", r"found the text '1e-5', .* YAML wants .* 1\.0e-05"),
+        ("train.learning_rate", "1e-5", r"found the text '1e-5', .* YAML wants: 1\.0e-05"),
+        ("train.learning_rate", "0.1", "found the text '0.1', expected a number, without quotes"),
+        ("train", 5, "train: found 5, expected a section with keys"),
+        ("train.models", {}, "train.models: found {}, expected at least 1 of them"),
+        (
+            "effects.seeds",
+            [],
+            r"effects.seeds: found \[\], expected at least 1 of them",
+        ),
+        ("suite.subset", {"subjects": 3}, "suite.subset.subjects is unknown"),
         ("train.learning_rate", float("nan"), "learning_rate: found nan, expected a finite number"),
         ("train.models.base", {"p_async": 1}, "train.models: found 'base', expected small lett"),
         ("train.models.pusa", {}, "train.models.pusa.p_async is missing"),
@@ -143,7 +152,7 @@ def test_error_names_key_value_and_expectation(demo, path, value, message):
 
 
 def test_released_lora_has_a_known_kind_of_file():
-    with pytest.raises(ValueError, match=r"config key lora\.file: found 'a\.bin', expected"):
+    with pytest.raises(ValueError, match=r"config key lora\.file: found a\.bin, expected"):
         read_config(spoil(load("released.yaml"), "lora.file", "a.bin"))
 
 

@@ -181,21 +181,28 @@ def test_no_rows(read):
         ("1 Ours/.. _ all pusa i2v 64 300 1.4 10", "group is 'Ours/..', expected lower-case"),
         ("1 _ _ all pusa i2v 64 300 1.4 10", "group is ''"),
         ("1 ours _ all pusa v2v 64 300 1.4 10", "task is 'v2v', expected i2v or t2v"),
-        ("1 ours _ all pusa i2v 64 300 1.4 0", "steps is 0, expected 1 to 1000"),
-        ("1 ours _ all pusa i2v 64 300 1.4 1001", "steps is 1001, expected 1 to 1000"),
-        ("1 ours _ all pusa i2v 64 0 1.4 10", "iteration is 0, expected at least 1"),
-        ("1 ours _ all pusa i2v 0 300 1.4 10", "rank is 0, expected at least 1"),
+        (
+            "1 ours _ all pusa i2v 64 300 1.4 0",
+            "steps is '0', expected a whole number from 1 to 1000",
+        ),
+        (
+            "1 ours _ all pusa i2v 64 300 1.4 1001",
+            "steps is '1001', expected a whole number from 1",
+        ),
+        ("1 ours _ all pusa i2v 64 0 1.4 10", "iteration is '0', expected a whole number from 1"),
+        ("1 ours _ all pusa i2v 0 300 1.4 10", "rank is '0', expected a whole number from 1"),
         ("1 ours _ all pusa i2v 64 300 1.4 ten", "steps is 'ten', expected a whole number"),
         ("1 ours _ all pusa i2v _ 300 1.4 10", "rank is '', expected a whole number"),
         ("1 ours _ all pusa i2v 64 300 _ 10", "alpha is '', expected a number"),
         ("1 ours _ all pusa i2v _ _ _ 10", "iteration is '', expected a whole number"),
+        ("1 ours _ all wan-i2v i2v _ _ _ 10", "model is 'wan-i2v', expected base, wan_i2v or a"),
         ("1 ours _ all pusa i2v 64.5 300 1.4 10", "rank is '64.5', expected a whole number"),
         ("1 ours _ all pusa i2v 6_4 300 1.4 10", "rank is '6_4', expected a whole number"),
-        ("1 ours _ all pusa i2v 64 300 1.40000001 10", "expected a number of at most six digits"),
+        ("1 ours _ all pusa i2v 64 300 1.40000001 10", "expected a number with at most four dec"),
         ("1 ours _ all pusa i2v 64 x 1.4 10", "iteration is 'x', expected a whole number"),
         ("1 ours _ all pusa i2v 64 300 high 10", "alpha is 'high', expected a number"),
-        ("1 ours _ all pusa i2v 64 300 0 10", "alpha is 0.0, expected above 0 and at most 10"),
-        ("1 ours _ all pusa i2v 64 300 11 10", "alpha is 11.0, expected above 0"),
+        ("1 ours _ all pusa i2v 64 300 0 10", "alpha is '0', expected a number with at"),
+        ("1 ours _ all pusa i2v 64 300 11 10", "four decimals from 0.0001 to 10.0"),
         ("1 ours _ all pusa i2v 64 300 nan 10", "alpha is 'nan', expected a number"),
         ("1 ours _ all base i2v 64 _ 1.4 10", "model base has no LoRA, but rank, alpha is given"),
         ("_ x _ all wan_i2v i2v 64 9 _ 10", "wan_i2v has no LoRA, but rank, iteration is given"),
@@ -259,7 +266,7 @@ FOLDER = {"source": "folder", "path": "b"}
     ],
 )
 def test_untrained_settings_are_named(read, config, rows, train, message):
-    with pytest.raises(ValueError, match=f"experiments row 3: {message}"):
+    with pytest.raises(ValueError, match=f"experiments sheet, row 3: {message}"):
         check_available(read(*rows), config(train=train))
 
 
@@ -280,12 +287,12 @@ def test_released_lora_is_one(read, config, row, message):
     other_ways = "2 steps _ subset pusa t2v 64 300 2.0 5"
     released = config(lora=RELEASED)
     check_available(read(BASE, MAIN, other_ways, seed=None), released)
-    with pytest.raises(ValueError, match=f"experiments row 4: {message}"):
+    with pytest.raises(ValueError, match=f"experiments sheet, row 4: {message}"):
         check_available(read(BASE, MAIN, f"2 steps _ subset {row}", seed=None), released)
 
 
 def test_wan_i2v_needs_a_baseline(read, config):
-    message = "experiments row 4 asks for model wan_i2v, but config key baseline is missing"
+    message = "experiments sheet, row 4 asks for model wan_i2v, but config key baseline is missing"
     with pytest.raises(ValueError, match=message):
         check_available(read(BASE, MAIN, WAN), config(baseline=None))
 
@@ -332,8 +339,10 @@ def test_main_setting():
 @pytest.mark.parametrize("count", [0, 2])
 def test_main_setting_is_one_row(count):
     table = sheet(TUNED, PLAIN)
-    table = pd.concat([table.iloc[1:], *[table.iloc[:1]] * count])
-    with pytest.raises(ValueError, match=f"has {count} rows of table 1, group ours; expected 1"):
+    table = pd.concat([table.iloc[1:], *[table.iloc[:1]] * count], ignore_index=True)
+    where = r" \(row 3, row 4\)" if count else ""
+    message = f"found {count} rows of table 1, group ours{where}, expected 1"
+    with pytest.raises(ValueError, match=message):
         main_setting(table)
 
 

@@ -76,6 +76,15 @@ def test_what_a_configuration_leaves_out(layout):
     assert layout("config").gpus["train"] == 8
 
 
+def test_a_rank_that_is_larger_than_the_model(tmp_path):
+    config = yaml.safe_load((ROOT / "config/demo.yaml").read_text())
+    sheet = (ROOT / config["experiments"]).read_text()
+    (tmp_path / "sheet.tsv").write_text(sheet.replace("\t64\t", "\t193\t"))
+    config["experiments"] = str(tmp_path / "sheet.tsv")
+    with pytest.raises(ValueError, match="rank: found 193, expected at most 192, the smallest"):
+        read_layout(read_config(config))
+
+
 def test_clips_of_the_tasks(layout, dataset):
     demo = layout("demo")
     assert (demo.task_dataset, demo.task_clips) == ("results/demo/dataset", 4)

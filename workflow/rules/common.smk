@@ -30,7 +30,6 @@ config.update(CONFIG.model_dump())  # with defaults, for the report's captions
 TRAINED, VBENCH = CONFIG.is_trained, CONFIG.score.scorer == "vbench"
 SUITE, MODEL = CONFIG.suite.path, CONFIG.model.path
 DATASET = CONFIG.dataset.path if TRAINED else None
-NEGATIVE_PROMPT = CONFIG.sample.negative_prompt_file or []
 # Sections as a command takes them: each job is handed what it depends on and no more.
 CLIP = CONFIG.clip.model_dump_json()
 SIZE = CONFIG.clip.part(Size).model_dump_json()
@@ -60,11 +59,6 @@ SMALL = {"mem_mb": on(gpu=4_000, cpu=0), "runtime": 30}
 
 def setting_of(wildcards):
     return FILES.settings[wildcards.study][wildcards.setting]
-
-
-def negative_prompt_options(wildcards, input):
-    file = input.negative_prompt
-    return ["--negative-prompt-file", file] if file else []
 
 
 def suite_settings(wildcards):

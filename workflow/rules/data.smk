@@ -159,7 +159,6 @@ rule cache_prompts:
     input:
         suite=FILES.suite_info,
         model=f"{MODEL}/model_index.json",
-        negative_prompt=NEGATIVE_PROMPT,
     output:
         FILES.path("cache/prompts.safetensors"),
     log:
@@ -178,8 +177,9 @@ rule cache_prompts:
         model=subpath(input.model, parent=True),
         size=IMAGE_SIZE,
         text_tokens=CONFIG.clip.text_tokens,
-        negative=negative_prompt_options,
+        negative=FILES.negative_prompt,
         device=CONFIG.device,
     shell:
         "python -m pusa cache-prompts {params.suite:q} {params.model:q} {output:q}"
-        " --size {params.size:q} --text-tokens {params.text_tokens} {params.negative:q} --device {params.device} &> {log:q}"
+        " --size {params.size:q} --text-tokens {params.text_tokens}"
+        " --negative-prompt {params.negative:q} --device {params.device} &> {log:q}"

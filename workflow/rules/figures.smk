@@ -8,7 +8,6 @@ rule attention:
         suite=FILES.suite_info,
         model=f"{MODEL}/model_index.json",
         weights=weights_of,
-        negative_prompt=NEGATIVE_PROMPT,
     output:
         multiext(
             FILES.attention("{model}"), table=".csv", record=".json", mass="-mass.csv"
@@ -36,19 +35,12 @@ rule attention:
             ["--baseline", CONFIG.baseline.path] if wildcards.model == WAN_I2V else []
         ),
         label=label_options,
-        # Four steps from the first to the last: 0, 3, 6 and 9 of 10.
-        steps=[
-            word
-            for n in sorted({round(n * (FILES.main.steps - 1) / 3) for n in range(4)})
-            for word in ("--step", n)
-        ],
         settings=MAIN_VIDEO,
-        negative=negative_prompt_options,
         device=CONFIG.device,
     shell:
         "python -m pusa attention {params.model:q} {output.table:q} {params.label:q}"
-        " --suite {params.suite:q} --counts {params.counts:q} {params.steps} {params.baseline:q}"
-        " --weights {params.weights:q} --settings {params.settings:q} {params.negative:q}"
+        " --suite {params.suite:q} --counts {params.counts:q} {params.baseline:q}"
+        " --weights {params.weights:q} --settings {params.settings:q}"
         " --device {params.device} &> {log:q}"
 
 

@@ -5,7 +5,10 @@
 
 # How videos of the main setting are sampled by the pipeline.
 MAIN_VIDEO = CONFIG.sample.part(
-    VideoSettings, **CONFIG.clip.part(Size).model_dump(), steps=FILES.main.steps
+    VideoSettings,
+    **CONFIG.clip.part(Size).model_dump(),
+    steps=FILES.main.steps,
+    negative_prompt=FILES.negative_prompt,
 ).model_dump_json()
 
 
@@ -72,7 +75,6 @@ if FILES.tasks:
             cache=[] if CONFIG.tasks.dataset else FILES.path("cache/index.json"),
             model=f"{MODEL}/model_index.json",
             adapted=FILES.main_weights,
-            negative_prompt=NEGATIVE_PROMPT,
         output:
             FILES.task_manifest("{task}"),
         log:
@@ -104,10 +106,9 @@ if FILES.tasks:
             ),
             weights=MAIN_WEIGHTS,
             settings=MAIN_VIDEO,
-            negative=negative_prompt_options,
             device=CONFIG.device,
         shell:
             "python -m pusa sample-task {wildcards.task} {params.dataset:q} {params.model:q}"
             " {output:q} --clips {params.clips} {params.held_out:q}"
-            " --weights {params.weights:q} --settings {params.settings:q} {params.negative:q}"
+            " --weights {params.weights:q} --settings {params.settings:q}"
             " --device {params.device} &> {log:q}"

@@ -68,7 +68,8 @@ rule score_videos:
         mem_mb=on(gpu=32_000 if VBENCH else 8_000, cpu=0),  # one video at a time
         runtime=on(gpu=480, cpu=240) if VBENCH else on(gpu=240, cpu=60),
     params:
-        python=f"{VBENCH_PYTHON} -W ignore" if VBENCH else "python",
+        python=VBENCH_PYTHON if VBENCH else "python",
+        options="-W ignore" if VBENCH else "",
         suite=subpath(input.suite, parent=True),
         size=SIZE,
         vbench=lambda wildcards: (
@@ -78,8 +79,8 @@ rule score_videos:
         ),
         weights=[CONFIG.score.weights] if VBENCH else [],
     shell:
-        "{params.python} -m pusa score {params.suite:q} {output.csv:q} {input.manifests:q}"
-        " --size {params.size:q} {params.vbench} {params.weights:q} &> {log:q}"
+        "{params.python:q} {params.options} -m pusa score {params.suite:q} {output.csv:q}"
+        " {input.manifests:q} --size {params.size:q} {params.vbench} {params.weights:q} &> {log:q}"
 
 
 rule gather_scores:
