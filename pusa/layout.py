@@ -324,14 +324,6 @@ class Layout:
         return {n: s for n, s in figures.items() if s.name in self.settings["tables"]}
 
     @property
-    def figures(self) -> list[str]:
-        """Names of all figures that the configuration allows."""
-        numbers = [1, 3, 4, 5, *self.sample_figures, *(task.figure for task in self.tasks.values())]
-        names = [f"figure{n}" for n in sorted(numbers)] + ["contact_sheet"]
-        names += ["scores"] if (self.experiments["table"] == "2").any() else []
-        return names + (["losses"] if self.config.is_trained else [])
-
-    @property
     def gpus(self) -> dict[str, int]:
         """GPUs of one job of each stage that uses any, by the names of benchmark files."""
         if self.config.device == "cpu":

@@ -29,6 +29,7 @@ config.update(CONFIG.model_dump())  # with defaults, for the report's captions
 
 TRAINED, VBENCH = CONFIG.is_trained, CONFIG.score.scorer == "vbench"
 SUITE, MODEL = CONFIG.suite.path, CONFIG.model.path
+SEED = CONFIG.train.seed if TRAINED else None
 DATASET = CONFIG.dataset.path if TRAINED else None
 # Sections as a command takes them: each job is handed what it depends on and no more.
 CLIP = CONFIG.clip.model_dump_json()

@@ -154,7 +154,9 @@ FIGURES = {
         )
         for name, task in FILES.tasks.items()
     },
-    "scores": (
+}
+if (FILES.experiments["table"] == "2").any():
+    FIGURES["scores"] = (
         "plot_scores",
         "Scores against alpha, rank, iterations, steps",
         {
@@ -163,8 +165,9 @@ FIGURES = {
             "table2": PUBLISHED[2],
         },
         {"study": study_params("tables")},
-    ),
-    "losses": (
+    )
+if TRAINED:
+    FIGURES["losses"] = (
         "plot_losses",
         "Loss curves",
         {
@@ -172,13 +175,9 @@ FIGURES = {
             "validation": FILES.run_files("tables", "validation.csv"),
         },
         {},
-    ),
-}
+    )
 
-for name in FILES.figures:
-    if name == "contact_sheet":
-        continue
-    plot, label, files, values = FIGURES[name]
+for name, (plot, label, files, values) in FIGURES.items():
 
     rule:
         name:
@@ -238,8 +237,8 @@ rule make_contact_sheet:
 
 # All figures that the configuration allows, and what they are drawn from.
 FIGURE_FILES = [
-    *(FILES.figure(name) + kind for name in FILES.figures for kind in (".png", ".pdf")),
-    FILES.figure("contact_sheet") + ".mp4",
+    *(FILES.figure(name) + kind for name in FIGURES for kind in (".png", ".pdf")),
+    *rules.make_contact_sheet.output,
     *TASK_MANIFESTS,
     *expand(rules.attention.output, model=COMPARED),
     *expand(rules.drift.output, model=COMPARED[1:]),

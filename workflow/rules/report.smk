@@ -1,7 +1,6 @@
 # Tables, claims, effects, overview and pages of videos, which the HTML report (`snakemake --report`)
 # shows.
 CAPTION = captions.describe_scale(FILES, "tables")
-SEED = TRAIN.seed if TRAINED else None
 
 
 rule make_tables:
