@@ -48,9 +48,6 @@ def claims(
     subset: PromptCounts | None = None,
     train_seed: TrainSeed = None,
     caption: Annotated[str, typer.Option(help="A sentence on this run.")] = "",
-    allow_partial: Annotated[
-        bool, typer.Option("--allow-partial", help="Go on without some scores, and no total.")
-    ] = False,
 ) -> None:
     """Check the paper's claims on its numbers and on ours: OUT as .csv, .md and .html."""
     from pusa.report.claims import evaluate_claims, read_claims, write_claims
@@ -63,7 +60,6 @@ def claims(
         scores,
         seeds=[train_seed],
         subset=subset.model_dump() if subset else None,
-        allow_partial=allow_partial,
     )
     one, two = read_published(table1), read_published(table2)
     write_claims(evaluate_claims(stated, one, two, study), out, caption)

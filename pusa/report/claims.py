@@ -240,7 +240,7 @@ def _judge_published(column: str, c: Comparison, left: dict | None, right: dict 
 
 
 def _judge_here(column: str, c: Comparison, differences: dict | None) -> dict:
-    if differences is None or np.isnan(differences[column].value):
+    if differences is None:
         return {"difference": np.nan, "low": np.nan, "high": np.nan, "here": NOT_RUN}
     found = differences[column]
     verdict = judge(found.low, found.high, c.relation, c.margin)

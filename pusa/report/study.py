@@ -8,7 +8,7 @@ import pandas as pd
 
 from pusa.data.suite import choose_subset
 from pusa.experiments import AS_THEY_ARE, Setting, read_experiments
-from pusa.score.arithmetic import METRICS, dimension_scores
+from pusa.score.arithmetic import METRICS, NAMES, check_complete
 from pusa.score.files import check_alike, read_record, read_scores
 from pusa.score.intervals import Interval, difference_intervals
 
@@ -26,8 +26,6 @@ class Study:
     scores: dict[Setting, pd.DataFrame]
     #: Prompts of each kind that the sheet's ``subset`` stands for; None for all.
     subset: dict[str, int] | None
-    #: Take what there is of settings that lack videos or dimensions, without a total.
-    allow_partial: bool = False
 
     @property
     def scorer(self) -> str:
@@ -92,7 +90,7 @@ class Study:
             pd.concat(v.assign(sample=v["sample"] + i * samples) for i, v in enumerate(side))
             for side in zip(*pairs, strict=True)
         ]
-        return difference_intervals(*pooled, measures, allow_partial=self.allow_partial)
+        return difference_intervals(*pooled, measures)
 
 
 def read_study(
@@ -101,7 +99,6 @@ def read_study(
     *,
     seeds: Sequence[int | None],
     subset: dict[str, int] | None,
-    allow_partial: bool = False,
 ) -> Study:
     """Read the experiments sheet and the score files of its settings, as far as they were run.
 
@@ -109,7 +106,6 @@ def read_study(
         folder: holds the score file ``<setting name>.csv`` of each setting.
         seeds: training seeds of every LoRA of the sheet; None for a released one.
         subset: prompts of each kind that the sheet's ``subset`` stands for; None for all.
-        allow_partial: take score files that lack scores.
 
     Raises:
         FileNotFoundError: if the sheet, the folder or all score files are missing.
@@ -131,10 +127,10 @@ def read_study(
     for setting, file in files.items():
         if not file.exists():
             continue
-        scores[setting] = read_scores(file, allow_partial=allow_partial)
+        scores[setting] = read_scores(file)
         records[str(file)] = read_record(file)
         try:
-            dimension_scores(scores[setting], allow_partial=allow_partial)
+            check_complete(scores[setting], NAMES)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from None
     if not scores:
@@ -149,7 +145,7 @@ def read_study(
             f"{others[0].name}; expected its seed"
         )
     check_alike(records)
-    return Study(experiments, scores, subset, allow_partial)
+    return Study(experiments, scores, subset)
 
 
 def _with_seed(setting: Setting, seed: int | None) -> Setting:

@@ -97,8 +97,8 @@ def _interleave(number: str, study: Study, published: pd.DataFrame) -> list[dict
         if here is None:
             return [{**labels, "source": "here"}]
         labels["scorer"] = here["scorer"].iloc[0]
-        values = score_intervals(here, allow_partial=study.allow_partial)
-        videos = here.loc[here["value"].notna(), "file"].nunique()
+        values = score_intervals(here)
+        videos = here["file"].nunique()
         rows = [{**labels, "source": "here", "videos": videos, **_columns(values)}]
         if against_main and setting != main["setting"]:
             change = study.differences(main, row)
@@ -188,9 +188,6 @@ def _write_page(title: str, table: pd.DataFrame, scale: str, out: Path) -> None:
 def _caption(title: str, table: pd.DataFrame, scale: str) -> tuple[str, str]:
     """Title and text, which say what the numbers are and what they are compared with."""
     text = f"{scale} {UNITS}".strip()
-    here = table[table["videos"].notna()]
-    if here["total"].isna().any():
-        text += " Rows without a total lack scores of some videos or dimensions."
     best = "Best in each column" + ("" if "model" in table.columns else " of a group") + " in bold"
     if (table["scorer"] == "weight_free").any():
         return f"{title} (rows of this run: {NOT_VBENCH})", (

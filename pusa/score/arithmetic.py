@@ -8,7 +8,6 @@ Source: VBench's ``vbench2_beta_i2v`` leaderboard constants, and the code of its
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
 
@@ -45,35 +44,20 @@ _BY_FRAMES = tuple(d.name for d in DIMENSIONS if d.by_frames)
 _DECIBELS = "reference_psnr"  # every other measure is a share
 
 
-def dimension_scores(videos: pd.DataFrame, *, allow_partial: bool = False) -> dict[str, float]:
-    """The nine dimensions, in per cent; with ``allow_partial``, those that are there.
-
-    Raises:
-        ValueError: as `setting_scores`.
-    """
-    scores = setting_scores(videos, NAMES, allow_partial=allow_partial)
-    return {name: score for name, score in scores.items() if not np.isnan(score)}
-
-
-def setting_scores(
-    videos: pd.DataFrame, measures: Sequence[str] = METRICS, *, allow_partial: bool = False
-) -> dict[str, float]:
+def setting_scores(videos: pd.DataFrame, measures: Sequence[str] = METRICS) -> dict[str, float]:
     """The scores of one setting, in per cent (``reference_psnr`` in dB).
 
     Args:
         videos: the score table of the setting (`pusa.score.files`).
         measures: of `METRICS`, or any other dimension of the table.
-        allow_partial: score the dimensions and videos that are there. What is missing is NaN,
-            and so are then the total and its halves.
 
     Raises:
-        ValueError: if a dimension or the value of a video is missing; a gap is never counted
-            as zero.
+        ValueError: as `check_complete`; a gap is never counted as zero.
     """
-    available = available_measures(videos, measures, allow_partial=allow_partial)
-    value, weight = prompt_sums(videos, available)
-    scores = scores_of_sums(value.sum(), weight.sum(), available)
-    return {measure: float(scores.get(measure, np.nan)) for measure in measures}
+    check_complete(videos, measures)
+    value, weight = prompt_sums(videos, measures)
+    scores = scores_of_sums(value.sum(), weight.sum(), measures)
+    return {measure: float(score) for measure, score in scores.items()}
 
 
 def total_scores(scores: Mapping[str, float]) -> dict[str, float]:
@@ -86,45 +70,35 @@ def total_scores(scores: Mapping[str, float]) -> dict[str, float]:
     return {**halves, "total": (halves["quality"] + halves["i2v"]) / 2}
 
 
-def available_measures(
-    videos: pd.DataFrame, measures: Sequence[str], *, allow_partial: bool = False
-) -> list[str]:
-    """The measures that a score table can give: all, or with gaps the dimensions it has.
+def check_complete(videos: pd.DataFrame, measures: Sequence[str]) -> None:
+    """Check that a score table has all that measures need.
+
+    Prompts of one kind have the same dimensions and samples.
 
     Raises:
-        ValueError: if there are gaps, unless ``allow_partial``.
+        ValueError: that names what is missing: a dimension, or the value of a video.
     """
     needed = needed_dimensions(measures)
-    asked = videos[videos["dimension"].isin(needed)]
-    present = set(asked.loc[asked["value"].notna(), "dimension"])
-    missing = [name for name in needed if name not in present]
-    gaps = f"scores lack {', '.join(missing)}" if missing else _find_gaps(asked)
-    if not gaps:
-        return list(measures)
-    if not allow_partial:
-        raise ValueError(gaps)
-    return [measure for measure in measures if measure in present]
+    rows = videos[videos["dimension"].isin(needed)]
+    scored = rows[rows["value"].notna()]
+    present = set(scored["dimension"])
+    if missing := [name for name in needed if name not in present]:
+        raise ValueError(f"scores lack {', '.join(missing)}")
+    asked = rows[["kind", "index"]].drop_duplicates()
+    asked = asked.merge(rows[["kind", "dimension", "sample"]].drop_duplicates())
+    gaps = asked.merge(scored[asked.columns], how="left", indicator="in")
+    gaps = gaps[gaps["in"] == "left_only"]
+    if len(gaps):
+        raise ValueError(
+            f"scores lack {len(gaps)} value(s), such as {gaps['dimension'].iloc[0]} of prompt "
+            f"{gaps['index'].iloc[0]}, sample {gaps['sample'].iloc[0]}"
+        )
 
 
 def needed_dimensions(measures: Sequence[str]) -> list[str]:
     """The dimensions that measures are made from: all nine for the total and its halves."""
     names = NAMES if not set(TOTALS).isdisjoint(measures) else ()
     return list(dict.fromkeys([*names, *(m for m in measures if m not in TOTALS)]))
-
-
-def _find_gaps(videos: pd.DataFrame) -> str:
-    """What a table lacks, in words: prompts of one kind have the same dimensions and samples."""
-    asked = videos[["kind", "index"]].drop_duplicates()
-    asked = asked.merge(videos[["kind", "dimension", "sample"]].drop_duplicates())
-    found = videos.loc[videos["value"].notna(), asked.columns]
-    if len(found) == len(asked):
-        return ""
-    gaps = asked.merge(found, how="left", indicator="in")
-    gaps = gaps[gaps["in"] == "left_only"]
-    return (
-        f"scores lack {len(gaps)} value(s), such as {gaps['dimension'].iloc[0]} of prompt "
-        f"{gaps['index'].iloc[0]}, sample {gaps['sample'].iloc[0]}"
-    )
 
 
 def prompt_sums(videos: pd.DataFrame, measures: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -136,7 +110,7 @@ def prompt_sums(videos: pd.DataFrame, measures: Sequence[str]) -> tuple[pd.DataF
         Two tables, one row per prompt (``kind, index``) and one column per dimension that
         the measures need; 0 where a dimension does not apply to a prompt.
     """
-    rows = videos[videos["dimension"].isin(needed_dimensions(measures)) & videos["value"].notna()]
+    rows = videos[videos["dimension"].isin(needed_dimensions(measures))]
     weight = (rows["frames"] - 1).where(rows["dimension"].isin(_BY_FRAMES), 1).astype(float)
     rows = rows.assign(weight=weight, value=weight * rows["value"])
     sums = rows.groupby(["kind", "index", "dimension"])[["value", "weight"]].sum()

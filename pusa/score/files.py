@@ -29,7 +29,7 @@ _SLACK = 1e-3  # a cosine of a vector with itself may pass 1 by rounding
 _REGRESSIONS = ("aesthetic_quality", "imaging_quality")
 _REGRESSION_SLACK = 0.5
 #: Keys of a record in which score files that are compared may differ; all others decide a score.
-_VARYING = ("dimensions", "device", "devices", "rows", "missing")
+_VARYING = ("dimensions", "device", "devices", "rows")
 _INTERRUPTED = "the job that wrote it was interrupted: delete it and run again"
 
 
@@ -47,7 +47,7 @@ def write_scores(table: pd.DataFrame, record: Mapping, out: str | Path) -> None:
     out = Path(out)
     beside = record_beside(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    table = _check_rows(table, out, record, allow_partial="missing" in record)
+    table = _check_rows(table, out, record)
     beside.unlink(missing_ok=True)
     _write_whole(out, table.to_csv(index=False))
     record = {**record, "rows": len(table)}
@@ -60,11 +60,8 @@ def _write_whole(file: Path, text: str) -> None:
     os.replace(partial, file)
 
 
-def read_scores(file: str | Path, *, allow_partial: bool = False) -> pd.DataFrame:
+def read_scores(file: str | Path) -> pd.DataFrame:
     """Read and check a score table.
-
-    Args:
-        allow_partial: take one that `gather_scores` filled up with rows without a value.
 
     Raises:
         FileNotFoundError: if there is no table.
@@ -83,7 +80,7 @@ def read_scores(file: str | Path, *, allow_partial: bool = False) -> pd.DataFram
         table = pd.read_csv(file, dtype=str, keep_default_na=False)
     except ValueError as error:  # pandas does not name the file
         raise ValueError(f"{file}: cannot be read as CSV ({error})") from None
-    table = _check_rows(table, file, record, allow_partial=allow_partial)
+    table = _check_rows(table, file, record)
     if len(table) != record["rows"]:
         raise ValueError(
             f"{file} has {len(table)} scores, its record says {record['rows']}; {_INTERRUPTED}"
@@ -118,9 +115,7 @@ def read_record(file: str | Path) -> dict:
     return record
 
 
-def _check_rows(
-    texts: pd.DataFrame, file: Path, record: Mapping, *, allow_partial: bool
-) -> pd.DataFrame:
+def _check_rows(texts: pd.DataFrame, file: Path, record: Mapping) -> pd.DataFrame:
     """The table with its numbers as numbers, if all its rows can be."""
     if tuple(texts.columns) != COLUMNS:
         raise ValueError(
@@ -131,11 +126,8 @@ def _check_rows(
         **{c: pd.to_numeric(texts[c], errors="coerce") for c in ("value", *_LEAST)}
     )
     value, dimension = table["value"], table["dimension"]
-    gap = allow_partial & (texts["value"].isna() | (texts["value"] == ""))
 
     def refuse(bad: pd.Series, column: str, expected: str) -> None:
-        if column in ("value", "frames"):
-            bad = bad & ~gap
         if bad.any():
             row = int(bad.to_numpy().argmax())
             found = texts[column].iloc[row]
@@ -174,7 +166,6 @@ def gather_scores(
     videos: pd.DataFrame,
     *,
     samples: int,
-    allow_partial: bool = False,
 ) -> tuple[pd.DataFrame, dict]:
     """Put the score files of one setting together: every video and dimension exactly once.
 
@@ -183,11 +174,10 @@ def gather_scores(
         prompts: the prompts of the setting, which say what is to be scored.
         videos: the manifests of the setting, ``file, index, prompt, sample``.
         samples: videos of each prompt, all of which the manifests must list.
-        allow_partial: give a score that is missing a row without a value, instead of an error.
 
     Returns:
-        The table in the order of the suite, and a record: what all files have in common, all
-        ``dimensions`` and ``devices``, and the number of ``missing`` videos by dimension.
+        The table in the order of the suite, and a record: what all files have in common, and all
+        ``dimensions`` and ``devices``.
 
     Raises:
         ValueError: if a score is missing, there twice, or of a video or prompt that is not
@@ -227,15 +217,11 @@ def gather_scores(
     table = asked.merge(scores, how="left", on=keys)
     missing = table[table["value"].isna()]
     if len(missing):
-        record["missing"] = missing["dimension"].value_counts(sort=False).to_dict()
-        if not allow_partial:
-            examples = missing.groupby("dimension", sort=False)["file"].first()
-            lacks = ", ".join(
-                f"{name} of {record['missing'][name]} video(s), such as {example}"
-                for name, example in examples.items()
-            )
-            raise ValueError(f"scores lack {lacks}")
-    table = table.fillna({"frames": 0, "scorer": record["scorer"]}).astype({"frames": int})
+        lacks = missing.groupby("dimension", sort=False)["file"].agg(["count", "first"])
+        raise ValueError(
+            "scores lack "
+            + ", ".join(f"{d} of {n} video(s), such as {f}" for d, n, f in lacks.itertuples())
+        )
     return table[list(COLUMNS)], record
 
 

@@ -30,7 +30,7 @@ from pusa.data.suite import VBENCH_MIN_SIDE, SuitePrompt, check_motions
 from pusa.data.video import video_shape
 from pusa.records import describe_device
 from pusa.sample.manifest import check_manifest
-from pusa.score.arithmetic import NAMES, dimension_scores
+from pusa.score.arithmetic import NAMES, prompt_sums
 from pusa.score.files import COLUMNS
 from pusa.score.vbench_weights import check_weights, dimension_files
 
@@ -117,7 +117,8 @@ def score_videos(
         frames=videos["file"].map(frames),
         scorer="vbench",
     )[list(COLUMNS)]
-    mean = dimension_scores(table, allow_partial=True)[dimension] / 100
+    value, weight = (sums[dimension].sum() for sums in prompt_sums(table, [dimension]))
+    mean = value / weight
     if not math.isclose(mean, score, rel_tol=0, abs_tol=1e-6):
         raise RuntimeError(
             f"VBench's {dimension} of these videos is {score:.7f}, but their mean {mean:.7f}; "

@@ -133,14 +133,12 @@ def test_our_numbers(write, published, demo):
     assert set(table["scorer"]) == {"weight_free"}
 
 
-def test_partial_scores(write, published, demo):
+def test_missing_scores_are_an_error(write, published, demo):
     values = {main_setting(demo): score_table(0.6), BASE: score_table(0.5)}
     values = {name: v[v["dimension"] != "camera_motion"] for name, v in values.items()}
     claims = read_claims(write({"total": "ours > base", "i2v_subject": "ours > base"}))
     with pytest.raises(ValueError, match="camera_motion"):
         evaluate_claims(claims, *published, Study(demo, values, None))
-    table = evaluate_claims(claims, *published, Study(demo, values, None, allow_partial=True))
-    assert table["here"].tolist() == [NOT_RUN, HOLDS]
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_settings_of_the_sheet_are_read(sheet, folder):
     assert list(study.experiments["setting"]) == list(study.scores) == [BASE, MAIN]
     for setting, table in tables.items():
         pd.testing.assert_frame_equal(study.scores[setting], table)
-    assert (study.subset, study.allow_partial) == (SUBSET, False)
+    assert study.subset == SUBSET
 
 
 def test_settings_of_several_seeds_are_read_where_they_were_run(sheet, folder):
@@ -109,9 +109,6 @@ def test_the_file_that_lacks_a_score_is_named(sheet, folder):
     files = folder({BASE: scores(1.0), MAIN: part})
     with pytest.raises(ValueError, match=rf"{MAIN.name}\.csv: scores lack camera_motion"):
         read_study(sheet, files, seeds=[0], subset=SUBSET)
-    study = read_study(sheet, files, seeds=[0], subset=SUBSET, allow_partial=True)
-    assert study.allow_partial
-    assert "camera_motion" not in set(study.scores[MAIN]["dimension"])
 
 
 # Rows of the sheet
@@ -142,9 +139,6 @@ def test_settings_on_other_videos_are_not_compared():
     tables = {MAIN: scores(0.9), BASE: scores(0.5, samples=2)}
     with pytest.raises(ValueError, match="must have the same videos"):
         Study(pd.DataFrame(), tables, None).differences(row(BASE), row(MAIN))
-    study = Study(pd.DataFrame(), tables, None, allow_partial=True)
-    found = study.differences(row(BASE), row(MAIN))
-    assert found["i2v_subject"].value == pytest.approx(40)
 
 
 def test_what_was_not_trained_stands_beside_every_seed():

@@ -170,22 +170,6 @@ def test_weight_free_differs_from_the_main_setting(table2):
     assert difference["total"] == pytest.approx(expected[0] - expected[1])
 
 
-def test_partial_scores(table1):
-    rows = sheet(MAIN_ROW, ("1", "baseline", "", "all", BASE))
-    part = scores(0.9, names=NAMES[:-1])
-    values = {MAIN: part[part["index"] != 3], BASE: part[part["index"] != 1]}
-    with pytest.raises(ValueError, match="camera_motion"):
-        make_table1(Study(rows, values, None), table1)
-    table = make_table1(Study(rows, values, None, allow_partial=True), table1)
-    ours = of_source(table, "here").dropna(subset="scorer")
-    assert ours["i2v_subject"].tolist() == pytest.approx([90, 90])
-    assert ours["videos"].tolist() == [11, 11]
-    assert ours[["total", "i2v", "quality", "camera_motion"]].isna().all(axis=None)
-    both = of_source(table, "here - main")
-    assert both["i2v_subject"].tolist() == pytest.approx([0])
-    assert both["total"].isna().all()
-
-
 def test_scorers_are_not_mixed(table1):
     values = {MAIN: scores(0.9), BASE: scores(0.9, scorer="vbench")}
     message = f"{BASE.name} by vbench, {MAIN.name} by weight_free; expected one scorer"

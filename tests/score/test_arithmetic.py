@@ -4,14 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pusa.score.arithmetic import (
-    DIMENSIONS,
-    METRICS,
-    NAMES,
-    dimension_scores,
-    setting_scores,
-    total_scores,
-)
+from pusa.score.arithmetic import DIMENSIONS, METRICS, NAMES, setting_scores, total_scores
 
 PUBLISHED = Path(__file__).parents[2] / "config" / "published"
 
@@ -120,13 +113,13 @@ def of(videos, dimension):
 
 
 def test_mean_over_videos_in_per_cent(videos):
-    assert dimension_scores(videos) == pytest.approx(dict.fromkeys(NAMES, 60.0))
+    assert setting_scores(videos, NAMES) == pytest.approx(dict.fromkeys(NAMES, 60.0))
 
 
 def test_dimensions_of_different_sizes_are_not_mixed(videos):
     more = videos[of(videos, "camera_motion")].assign(value=0.0)
     more["index"] += 2
-    scores = dimension_scores(pd.concat([videos, more]))
+    scores = setting_scores(pd.concat([videos, more]))
     assert scores["camera_motion"] == pytest.approx(30)
     assert scores["i2v_subject"] == pytest.approx(60)
 
@@ -173,7 +166,7 @@ def test_measures_beside_the_nine(videos):
 def test_missing_dimension_is_not_zero(videos):
     kept = videos[~videos["dimension"].isin(["camera_motion", "dynamic_degree"])]
     with pytest.raises(ValueError, match="scores lack dynamic_degree, camera_motion"):
-        dimension_scores(kept)
+        setting_scores(kept)
 
 
 def without(videos, index, sample, dimension=None):
@@ -188,40 +181,16 @@ def test_missing_value_is_named(videos):
         setting_scores(videos[~gone])
     videos.loc[gone, "value"] = np.nan
     with pytest.raises(ValueError, match=message):
-        dimension_scores(videos)
+        setting_scores(videos)
 
 
 def test_missing_video_is_named(videos):
     with pytest.raises(ValueError, match=r"lack 4 value\(s\), such as .* of prompt 2, sample 0"):
-        dimension_scores(videos[~without(videos, 2, 0)])
+        setting_scores(videos[~without(videos, 2, 0)])
 
 
 def test_a_prompt_without_any_value_is_a_gap(videos):
-    """As `pusa.score.files.gather_scores` leaves it: a row for each score, none with a value."""
+    """Of which there is a row for each score, none with a value."""
     videos.loc[videos["index"] == 1, "value"] = np.nan
     with pytest.raises(ValueError, match=r"such as .* of prompt 1, sample 0"):
         setting_scores(videos)
-    found = setting_scores(videos, allow_partial=True)
-    assert {n for n, v in found.items() if np.isnan(v)} == {"total", "i2v", "quality"}
-
-
-def test_partial_gives_dimensions_but_no_total(videos):
-    partial = videos[~of(videos, "camera_motion")]
-    found = setting_scores(partial, allow_partial=True)
-    nan = {name for name, value in found.items() if np.isnan(value)}
-    assert nan == {"total", "i2v", "quality", "camera_motion"}
-    scores = dimension_scores(partial, allow_partial=True)
-    assert scores == pytest.approx({n: 60.0 for n in NAMES if n != "camera_motion"})
-
-
-@pytest.mark.parametrize("empty", [False, True])
-def test_a_missing_video_leaves_no_total_either(videos, empty):
-    gone = without(videos, 0, 1)
-    partial = videos.assign(value=videos["value"].mask(gone)) if empty else videos[~gone]
-    found = setting_scores(partial, allow_partial=True)
-    assert {n for n, v in found.items() if np.isnan(v)} == {"total", "i2v", "quality"}
-    assert found["i2v_subject"] == pytest.approx(100 * (0.4 + 0.4 + 0.8) / 3)
-
-
-def test_allowing_gaps_changes_nothing_without_them(videos):
-    assert setting_scores(videos, allow_partial=True) == setting_scores(videos)

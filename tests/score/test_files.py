@@ -315,32 +315,6 @@ def test_missing_scores_are_named(tmp_path, shards):
         gather_scores(shards, SUITE, VIDEOS, samples=2)
 
 
-def test_partial_keeps_a_row_for_each_gap(tmp_path, shards):
-    shards.remove(tmp_path / "dynamic_degree-1.csv")
-    table, record = gather_scores(shards, SUITE, VIDEOS, samples=2, allow_partial=True)
-    gap = table[table["value"].isna()]
-    assert gap[["file", "index", "sample", "kind", "dimension", "scorer"]].values.tolist() == [
-        ["0000-1.mp4", 0, 1, "subject", "dynamic_degree", "vbench"]
-    ]
-    assert len(table) == 8
-    assert record["missing"] == {"dynamic_degree": 1}
-    write_scores(table, record, tmp_path / "all.csv")
-    with pytest.raises(ValueError, match=r"row 5: value of dynamic_degree of 0000-1\.mp4 is empty"):
-        read_scores(tmp_path / "all.csv")
-    back = read_scores(tmp_path / "all.csv", allow_partial=True)
-    pd.testing.assert_frame_equal(back, table)
-
-
-def test_partial_takes_no_words_for_a_gap(tmp_path, shards):
-    shards.remove(tmp_path / "dynamic_degree-1.csv")
-    write_scores(
-        *gather_scores(shards, SUITE, VIDEOS, samples=2, allow_partial=True), tmp_path / "all.csv"
-    )
-    edit(tmp_path / "all.csv", "dynamic_degree,,", "dynamic_degree,unknown,")
-    with pytest.raises(ValueError, match="is unknown, expected a finite number"):
-        read_scores(tmp_path / "all.csv", allow_partial=True)
-
-
 def test_a_score_in_two_files(tmp_path, shards):
     rewrite(tmp_path / "i2v_subject-1.csv", *VALUES["i2v_subject"])
     message = r"i2v_subject of 0000-0\.mp4 is in .*i2v_subject-1\.csv and in .*i2v_subject-0\.csv"

@@ -249,68 +249,6 @@ def test_only_what_is_asked_for_is_needed():
         score_intervals(camera, ["total"])
 
 
-# Gaps
-
-
-def test_partial_has_no_total():
-    videos = table()
-    videos.loc[videos["dimension"] == "camera_motion", "value"] = np.nan
-    with pytest.raises(ValueError, match="scores lack camera_motion"):
-        score_intervals(videos)
-    found = score_intervals(videos, allow_partial=True)
-    missing = {name for name, interval in found.items() if np.isnan(interval.value)}
-    assert missing == {"total", "i2v", "quality", "camera_motion"}
-    full = score_intervals(table())
-    assert found["i2v_subject"].value == full["i2v_subject"].value
-    assert np.isfinite(found["i2v_subject"].low)
-
-
-def test_partial_differences_are_of_what_both_have():
-    before = table(samples=1)
-    after = before.assign(value=before["value"] + 0.1)
-    after.loc[0, "value"] = np.nan  # i2v_subject of prompt 0
-    found = difference_intervals(before, after, allow_partial=True)
-    assert found["i2v_subject"].value == pytest.approx(10)
-    assert found["i2v_subject"].low == pytest.approx(10)
-    assert np.isnan(found["total"].value)
-
-
-def test_partial_differences_are_of_the_videos_that_both_have():
-    """A level apart on their own videos, the same on the common ones."""
-    whole = table(samples=3)
-    before = whole[whole["sample"] != 0]
-    after = whole[whole["sample"] != 2].assign(value=lambda t: t["value"] + 0.1)
-    before.loc[before["sample"] == 2, "value"] = 0.0
-    for name, interval in difference_intervals(before, after, NAMES, allow_partial=True).items():
-        assert interval == Interval(*[pytest.approx(10)] * 3), name
-    total = difference_intervals(before, after, ["total"], allow_partial=True)["total"]
-    assert np.isfinite(total.value)  # neither lacks anything by itself
-
-
-def test_partial_differences_with_nothing_in_common():
-    before, after = table(samples=1), table(samples=1)
-    subject = before["dimension"] == "i2v_subject"
-    before.loc[subject & (before["index"] < 3), "value"] = np.nan
-    after.loc[subject & (after["index"] >= 3), "value"] = np.nan
-    found = difference_intervals(before, after, allow_partial=True)
-    missing = {name for name, interval in found.items() if np.isnan(interval.value)}
-    assert missing == {"total", "i2v", "quality", "i2v_subject"}
-
-
-def test_nearly_empty():
-    """Many resamples have no video of the dimension at all."""
-    videos = table(samples=1)
-    videos.loc[videos.index[videos["dimension"] == "i2v_subject"][1:], "value"] = np.nan
-    found = score_intervals(videos, allow_partial=True)["i2v_subject"]
-    assert np.isfinite(found.value)
-    assert np.isnan([found.low, found.high]).all()
-
-
-def test_nothing_at_all():
-    found = score_intervals(table()[:0], allow_partial=True)
-    assert np.isnan([interval.value for interval in found.values()]).all()
-
-
 # Pairs
 
 

@@ -319,7 +319,7 @@ def test_configuration_keys_exist(page):
 
 @pytest.mark.parametrize("page", CURRENT, ids=lambda page: page.name)
 def test_commands_in_sentences_exist(page):
-    """`pusa claims --allow-partial` in a sentence: that command has that option."""
+    """`pusa claims --train-seed` in a sentence: that command has that option."""
     for words in re.findall(r"`pusa ([a-z][^`]*)`", page.read_text()):
         command, _, rest = find_command(shlex.split(words))
         known = {option for parameter in command.params for option in parameter.opts}
