@@ -320,11 +320,6 @@ def base_setting(main: Setting) -> Setting:
     return Setting(model=BASE, task=main.task, steps=main.steps)
 
 
-def asks_for_baseline(experiments: pd.DataFrame) -> bool:
-    """Whether the sheet has a row of Wan-I2V, the paper's baseline."""
-    return any(setting.model == WAN_I2V for setting in experiments["setting"])
-
-
 def require_base(experiments: pd.DataFrame) -> None:
     """Check that the sheet has the row that Figure 3 compares the main setting with.
 

@@ -46,9 +46,7 @@ SHORT_NAMES = {
 
 
 @in_style
-def plot_attention(
-    files: Sequence[Path], out: Path, *, labels: Sequence[str] = (), note: str = ""
-) -> None:
+def plot_attention(files: Sequence[Path], out: Path, *, note: str = "") -> None:
     """Figure 4: frame-to-frame attention, a row for each model and a column for each step.
 
     Below it, how much of the later frames' attention the first frame takes. All maps share one
@@ -58,7 +56,6 @@ def plot_attention(
         files: columns ``step, query, key, weight`` each, latent frames counted from 0; the JSON
             beside a file tells its model, ``label``, the ``block`` and the ``steps_total``.
         out: the PNG; a PDF is written beside it.
-        labels: names of the models, in place of those in the JSON.
         note: stands below.
 
     Raises:
@@ -66,7 +63,7 @@ def plot_attention(
         ValueError: if a file lacks a column or a weight, a row of a map does not sum to 1, or
             files differ in their block, steps or frames.
     """
-    names = _names(files, labels)
+    names = [_read_name(file) for file in files]
     totals = sorted({_read_about(file, "steps_total") for file in files})
     blocks = [_read_about(file, "block") for file in files]
     maps = [_read_maps(file) for file in files]
@@ -117,9 +114,7 @@ def plot_attention(
 
 
 @in_style
-def plot_drift(
-    files: Sequence[Path], out: Path, *, labels: Sequence[str] = (), note: str = ""
-) -> None:
+def plot_drift(files: Sequence[Path], out: Path, *, note: str = "") -> None:
     """Figure 5: relative change of the parameters against the base, a row for each model.
 
     From the left: mean by kind of module, the 20 largest, mean by block, on logarithmic scales that
@@ -130,14 +125,13 @@ def plot_drift(
             change, as those that the base lacks, count nowhere. The JSON beside a file tells its
             model, ``label``.
         out: the PNG; a PDF is written beside it.
-        labels: names of the models, in place of those in the JSON.
         note: stands below.
 
     Raises:
         FileNotFoundError: if a file or the JSON beside it is missing.
         ValueError: if a file lacks a column, or has no change above 0.
     """
-    names = _names(files, labels)
+    names = [_read_name(file) for file in files]
     tables = [_read_drift(file) for file in files]
     found = {module for table in tables for module in table["module"]}
     modules = [m for m in MODULES if m in found] + sorted(found - set(MODULES))
@@ -180,12 +174,9 @@ def short_name(parameter: str) -> str:
     return name
 
 
-def _names(files: Sequence[Path], labels: Sequence[str]) -> list[str]:
-    """The labels, or those in the JSON beside the files."""
-    if labels and len(labels) != len(files):
-        raise ValueError(f"{len(labels)} labels for {len(files)} files; expected one for each")
-    labels = labels or [_read_about(file, "label") for file in files]
-    return [MODEL_NAMES.get(label, label) for label in labels]
+def _read_name(file: Path) -> str:
+    label = _read_about(file, "label")
+    return MODEL_NAMES.get(label, label)
 
 
 def _read_about(file: Path, key: str):

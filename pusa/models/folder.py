@@ -5,9 +5,9 @@ from hashlib import sha256
 from pathlib import Path
 
 WEIGHTS = "diffusion_pytorch_model"
+#: Beside the transformer, which may come from elsewhere.
 PARTS = (
     "model_index.json",
-    "transformer/config.json",
     "vae/config.json",
     "text_encoder/config.json",
     "tokenizer/tokenizer_config.json",
@@ -28,7 +28,7 @@ def check_model_folder(model: str | Path) -> None:
         FileNotFoundError: that names the folder and what it lacks.
     """
     try:
-        require_files(model, list(PARTS))
+        require_files(model, ["transformer/config.json", *PARTS])
         weight_files(Path(model) / "transformer")
         for part in ("vae", "text_encoder"):
             if not any((Path(model) / part).glob("*.safetensors")):

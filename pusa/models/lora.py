@@ -76,21 +76,6 @@ def save_lora(file: str | Path, tensors: dict[str, torch.Tensor], info: LoraInfo
     write_tensors(file, layout, lambda name: tensors[name.removeprefix(PREFIX)], metadata)
 
 
-def read_lora(file: str | Path) -> tuple[dict[str, torch.Tensor], LoraInfo]:
-    """Read a LoRA of any format; tensors have the names that `save_lora` takes.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is not a LoRA in a known format, or is damaged.
-    """
-    lora = open_lora(file)
-    tensors = {}
-    for name, module in lora.modules.items():
-        tensors[f"{name}.lora_A.weight"] = lora.tensor(module.down)
-        tensors[f"{name}.lora_B.weight"] = lora.tensor(module.up)
-    return tensors, lora_info(lora)
-
-
 def lora_info(lora: LoraFile) -> LoraInfo:
     """How a LoRA was trained, as far as its file tells.
 

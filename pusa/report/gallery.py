@@ -29,7 +29,6 @@ REPORT_BYTES = 3 * 2**21 // 4 - 1024
 REPORT_PROMPTS = 24
 SMALL_WIDTH = 320  # pixels, of a small copy
 SMALL_CRF = 30
-TASKS = {"i2v": "image-to-video", "t2v": "text-to-video"}
 
 
 @dataclass(frozen=True)
@@ -50,12 +49,10 @@ class Sample:
     @property
     def task(self) -> str:
         """What was given: nothing, an image, or which frames."""
-        if "task" in self.settings:
-            return TASKS.get(self.settings["task"], str(self.settings["task"]))
         if not self.given:
-            return TASKS["t2v"]
+            return "text-to-video"
         if [(first, last) for first, last, _ in self.given] == [(1, 1)]:
-            return TASKS["i2v"]
+            return "image-to-video"
         spans = [str(a) if a == b else f"{a}-{b}" for a, b, _ in self.given]
         return f"given frames {', '.join(spans)}"
 

@@ -11,16 +11,15 @@ from typing import Any
 
 from pusa.clip import ClipSize, count_latent_frames
 from pusa.config import Weights
-from pusa.models.folder import check_baseline_folder, digest_files, require_files, weight_files
+from pusa.models.folder import (
+    PARTS,
+    check_baseline_folder,
+    digest_files,
+    require_files,
+    weight_files,
+)
 from pusa.models.lora import digest_lora, fingerprint, fit_lora, lora_info, read_merged
 from pusa.models.lora_formats import open_lora
-
-PARTS = (
-    "model_index.json",
-    "text_encoder/config.json",
-    "tokenizer/tokenizer_config.json",
-    "vae/config.json",
-)
 
 
 def describe_model(model: str | Path, weights: Weights) -> dict[str, Any]:

@@ -5,7 +5,6 @@ without one is what an interrupted job left.
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from pusa.data.suite import KINDS, SuitePrompt
-from pusa.records import record_beside
+from pusa.records import atomic, record_beside
 from pusa.sample.manifest import check_manifest
 from pusa.score.arithmetic import NAMES
 
@@ -46,18 +45,12 @@ def write_scores(table: pd.DataFrame, record: Mapping, out: str | Path) -> None:
     """
     out = Path(out)
     beside = record_beside(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
     table = _check_rows(table, out, record)
     beside.unlink(missing_ok=True)
-    _write_whole(out, table.to_csv(index=False))
-    record = {**record, "rows": len(table)}
-    _write_whole(beside, json.dumps(record, indent=2) + "\n")
-
-
-def _write_whole(file: Path, text: str) -> None:
-    partial = file.with_name(f".partial-{file.name}")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, file)
+    with atomic(out) as partial:
+        table.to_csv(partial, index=False)
+    with atomic(beside) as partial:
+        partial.write_text(json.dumps({**record, "rows": len(table)}, indent=2) + "\n")
 
 
 def read_scores(file: str | Path) -> pd.DataFrame:

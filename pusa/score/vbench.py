@@ -150,16 +150,14 @@ def suite_names(prompts: list[SuitePrompt], videos: pd.DataFrame) -> dict[str, s
     ever sees it.
 
     Raises:
-        ValueError: for a video of a prompt that is not in the suite, a prompt that no file can be
-            named by, or two videos with one name (composed and decomposed letters count as one).
+        ValueError: for a prompt that no file can be named by, or two videos with one name (composed
+            and decomposed letters count as one).
     """
-    by_index = {p.index: p for p in prompts}
+    texts = {p.index: p.prompt for p in prompts}
     names, taken = {}, {}
     for row in videos.to_dict("records"):
         file, index = row["file"], row["index"]
-        if index not in by_index:
-            raise ValueError(f"{file}: the suite has no prompt {index}")
-        prompt = by_index[index].prompt
+        prompt = texts[index]
         name = f"{prompt}-{row['sample']}.mp4"
         if "/" in prompt or "\0" in prompt:
             raise ValueError(f"prompt {index} {prompt!r} cannot name a file: it has a / or a NUL")

@@ -72,14 +72,6 @@ def test_attention(tmp_path, drawn):
     assert any(text.endswith("Noted.") for text in texts(figure))
 
 
-def test_attention_by_other_names(tmp_path, drawn):
-    file = write_attention(tmp_path, "base", first=0.1)
-    plot_attention([file], tmp_path / "figure4.png", labels=["Wan-T2V"])
-    assert "Wan-T2V" in texts(drawn[0])
-    with pytest.raises(ValueError, match="2 labels for 1 files"):
-        plot_attention([file], tmp_path / "figure4.png", labels=["a", "b"])
-
-
 def test_attention_of_bad_files(tmp_path):
     out = tmp_path / "figure4.png"
     good = write_attention(tmp_path, "good", first=0.1)

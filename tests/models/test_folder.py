@@ -25,7 +25,7 @@ def test_whole_folder_passes(model):
     check_model_folder(model)
 
 
-@pytest.mark.parametrize("part", [*PARTS, f"transformer/{WEIGHTS}"])
+@pytest.mark.parametrize("part", [*PARTS, "transformer/config.json", f"transformer/{WEIGHTS}"])
 def test_missing_part_is_named(copy, part):
     if (copy / part).is_dir():
         shutil.rmtree(copy / part)

@@ -22,11 +22,10 @@ from pusa.models.lora import (
     fingerprint,
     lora_info,
     merge_lora,
-    read_lora,
     read_merged,
     save_lora,
 )
-from pusa.models.lora_formats import to_wan
+from pusa.models.lora_formats import open_lora, to_wan
 from pusa.models.stream import write_tensors
 
 RANK, ALPHA = 3, 6  # alpha is not the rank, so that a forgotten alpha / rank shows
@@ -82,6 +81,16 @@ def inputs():
         torch.tensor([[0.0, 300.0, 900.0], [50.0, 1000.0, 10.0]]),
         torch.randn(2, 5, 64, generator=generator),
     )
+
+
+def read_lora(file):
+    """Tensors of a LoRA of any format, by the names that `save_lora` takes, and what it tells."""
+    lora = open_lora(file)
+    tensors = {}
+    for name, module in lora.modules.items():
+        tensors[f"{name}.lora_A.weight"] = lora.tensor(module.down)
+        tensors[f"{name}.lora_B.weight"] = lora.tensor(module.up)
+    return tensors, lora_info(lora)
 
 
 def run(transformer, inputs, **options):

@@ -26,13 +26,13 @@ def make_video(file, settings, *, frames=FRAMES, width=32, height=32):
     )
 
 
-def make_setting(folder, prompts, *, task, given, samples=1):
+def make_setting(folder, prompts, *, given, samples=1):
     """A setting's folder, as the suite's sampling writes it."""
     rows = []
     for index, prompt in enumerate(prompts):
         for sample in range(samples):
             name = f"{index:04d}-{sample}.mp4"
-            about = {"prompt": prompt, "task": task, "given": given, "steps": 2, "seed": 0}
+            about = {"prompt": prompt, "given": given, "steps": 2, "seed": 0}
             make_video(folder / name, about)
             rows.append({"file": name, "index": index, "prompt": prompt, "sample": sample})
     with (folder / "shard0.csv").open("w", newline="") as lines:
@@ -46,8 +46,8 @@ def videos(tmp_path_factory):
     """Two settings of a suite, and a folder of videos of other tasks."""
     root = tmp_path_factory.mktemp("videos")
     prompts = ["a red dog", "a blue dog", HOSTILE]
-    make_setting(root / "tables/ours", prompts, task="i2v", given=[[1, 1, 0.0]])
-    make_setting(root / "tables/base", prompts[:2], task="t2v", given=[])
+    make_setting(root / "tables/ours", prompts, given=[[1, 1, 0.0]])
+    make_setting(root / "tables/base", prompts[:2], given=[])
     about = {"prompt": "a red dog", "given": [[1, 1, 0.3], [14, 17, 0.7]]}
     make_video(root / "my #1 ends/dog?.mp4", about, frames=33)
     make_video(root / "my #1 ends/foreign.mp4", None)
@@ -81,7 +81,7 @@ def test_find_samples(folders):
 
 
 def test_samples_of_a_prompt_are_in_order(tmp_path):
-    make_setting(tmp_path / "one", ["b", "a"], task="t2v", given=[], samples=2)
+    make_setting(tmp_path / "one", ["b", "a"], given=[], samples=2)
     found = find_samples([tmp_path / "one"])
     assert [(s.prompt, s.sample) for s in found] == [("b", 0), ("b", 1), ("a", 0), ("a", 1)]
 
@@ -110,7 +110,7 @@ def test_folder_without_videos(tmp_path):
 
 
 def test_video_of_a_list_that_is_missing(tmp_path):
-    make_setting(tmp_path / "one", ["a", "b"], task="t2v", given=[])
+    make_setting(tmp_path / "one", ["a", "b"], given=[])
     (tmp_path / "one/0001-0.mp4").unlink()
     with pytest.raises(FileNotFoundError, match=r"0001-0.mp4 is missing"):
         find_samples([tmp_path])
@@ -138,8 +138,8 @@ def test_gallery_holds_the_videos(folders, tmp_path):
         assert copy.read_bytes() == sample.file.read_bytes()
     # settings are told once, and without what is shown elsewhere
     told = data["settings"]
-    assert told[data["videos"][0]["settings"]] == {"task": "t2v", "steps": 2, "seed": 0}
-    assert data["videos"][0]["settings"] == data["videos"][1]["settings"] and len(told) == 3
+    assert told[data["videos"][0]["settings"]] == {"steps": 2, "seed": 0}
+    assert data["videos"][0]["settings"] == data["videos"][1]["settings"] and len(told) == 2
 
 
 @pytest.mark.parametrize(
@@ -203,14 +203,7 @@ def test_settings_stand_side_by_side(page):
         "my #1 ends",
     ]
     row.locator("summary").first.click()
-    assert row.locator("dl").first.inner_text().split() == [
-        "seed",
-        "0",
-        "steps",
-        "2",
-        "task",
-        "t2v",
-    ]
+    assert row.locator("dl").first.inner_text().split() == ["seed", "0", "steps", "2"]
 
 
 def test_given_frames_are_marked(page):
@@ -281,7 +274,7 @@ def test_short_videos_wait_for_the_longest(page):
 
 def test_only_what_is_near_the_screen_is_loaded(browser, tmp_path):
     prompts = [f"prompt {n}" for n in range(60)]
-    make_setting(tmp_path / "one", prompts, task="t2v", given=[])
+    make_setting(tmp_path / "one", prompts, given=[])
     write_gallery("Many", find_samples([tmp_path / "one"]), tmp_path / "gallery")
     with open_page(browser, (tmp_path / "gallery/index.html").as_uri()) as page:
         page.wait_for_function(READY)
@@ -326,7 +319,7 @@ def test_small_copy_is_small(tmp_path, monkeypatch):
 
 def test_video_page_takes_as_many_prompts_as_fit(folders, tmp_path, monkeypatch):
     prompts = [f"prompt {n}" for n in range(5)]
-    make_setting(tmp_path / "one", prompts, task="t2v", given=[])
+    make_setting(tmp_path / "one", prompts, given=[])
     samples = find_samples([tmp_path / "one"])
     write_video_page("Title", samples, tmp_path / "all.html")
     whole = (tmp_path / "all.html").stat().st_size
@@ -341,7 +334,7 @@ def test_video_page_takes_as_many_prompts_as_fit(folders, tmp_path, monkeypatch)
 
 
 def test_video_page_shows_the_first_sample_alone(tmp_path):
-    make_setting(tmp_path / "one", ["a", "b"], task="t2v", given=[], samples=2)
+    make_setting(tmp_path / "one", ["a", "b"], given=[], samples=2)
     write_video_page("Title", find_samples([tmp_path / "one"]), tmp_path / "page.html")
     names = [v["name"] for v in data_of(tmp_path / "page.html")["videos"]]
     assert names == ["one, sample 0", "one, sample 0"]

@@ -128,11 +128,6 @@ def test_one_name_for_two_videos():
         run.suite_names(prompts, videos)
 
 
-def test_video_of_no_prompt():
-    with pytest.raises(ValueError, match=r"0007-0\.mp4: the suite has no prompt 7"):
-        run.suite_names([prompt("a dog")], manifest(("0007-0.mp4", 7, 0)))
-
-
 # --- refusals ---
 
 

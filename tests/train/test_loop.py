@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from pusa.data.cache import LatentCache
 from pusa.models.load import load_transformer
-from pusa.models.lora import fingerprint, merge_lora, read_lora
+from pusa.models.lora import fingerprint, lora_info, merge_lora
+from pusa.models.lora_formats import open_lora
 from pusa.train import loop as train
 from tests.training import (
     LEARNING_RATE,
@@ -207,11 +208,11 @@ def test_gradient_norm(one, latent_cache, model):
 
 
 def test_metadata(one, synchronous, model):
-    _, info = read_lora(one / "iteration_2.safetensors")
+    info = lora_info(open_lora(one / "iteration_2.safetensors"))
     assert (info.rank, info.lora_alpha, info.iteration) == (2, 2, 2)
     assert (info.p_async, info.vectorized, info.objective) == (1.0, True, "paper")
     assert info.base == fingerprint(model / "transformer")
-    _, other = read_lora(synchronous / "iteration_2.safetensors")
+    other = lora_info(open_lora(synchronous / "iteration_2.safetensors"))
     assert (other.p_async, other.vectorized) == (0.0, False)
 
 
@@ -240,7 +241,7 @@ def test_validation_does_not_depend_on_the_run(one, synchronous):
 def test_saved_iterations(one, accumulated):
     assert [p.name for p in sorted(one.glob("*.safetensors"))] == ["iteration_2.safetensors"]
     assert distance(tensors(accumulated, 1), tensors(accumulated, 2)) > 1e-3
-    assert read_lora(accumulated / "iteration_1.safetensors")[1].iteration == 1
+    assert lora_info(open_lora(accumulated / "iteration_1.safetensors")).iteration == 1
 
 
 def test_result_merges(one, model, tmp_path):
