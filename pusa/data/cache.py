@@ -27,7 +27,7 @@ from tqdm import tqdm
 from pusa.clip import ClipSize, count_latent_frames
 from pusa.data.dataset import TENSORS, Clip, open_tensors, read_clip, read_metadata
 from pusa.data.video import check_clip
-from pusa.models.folder import digest_files, require_files
+from pusa.models.folder import digest_files, read_part
 from pusa.records import atomic
 
 SHARD_CLIPS = 256
@@ -156,9 +156,7 @@ def _encoder(model: str | Path, size: ClipSize, device: str) -> Callable[[Path],
 
 def _released_shapes(model: str | Path, size: ClipSize, text_tokens: int) -> dict[str, tuple]:
     """The shapes that pre-encoded clips must have to be of this model."""
-    require_files(model, ["vae/config.json", "text_encoder/config.json"])
-    vae = json.loads((Path(model) / "vae" / "config.json").read_text())
-    text = json.loads((Path(model) / "text_encoder" / "config.json").read_text())
+    vae, text = (read_part(Path(model) / part) for part in ("vae", "text_encoder"))
     scale = vae.get("scale_factor_spatial", 8)  # Wan2.1's config is older than the key
     frames = count_latent_frames(size.frames)
     return {

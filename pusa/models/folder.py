@@ -3,6 +3,7 @@
 import json
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 WEIGHTS = "diffusion_pytorch_model"
 #: Beside the transformer, which may come from elsewhere.
@@ -71,7 +72,7 @@ def check_rank(rank: int, transformer: str | Path) -> None:
     Raises:
         ValueError: if it is not.
     """
-    config = json.loads((Path(transformer) / "config.json").read_text())
+    config = read_part(transformer)
     smallest = min(config["num_attention_heads"] * config["attention_head_dim"], config["ffn_dim"])
     if rank > smallest:
         raise ValueError(
@@ -86,6 +87,16 @@ def digest_files(folder: str | Path) -> str:
     for file in sorted(Path(folder).iterdir()):
         digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def read_part(folder: str | Path) -> dict[str, Any]:
+    """``config.json`` of one part of a model, such as ``vae/``.
+
+    Raises:
+        FileNotFoundError: if it is missing.
+    """
+    require_files(folder, ["config.json"])
+    return json.loads((Path(folder) / "config.json").read_text())
 
 
 def require_files(folder: str | Path, names: list[str], expected: str = TEXT_TO_VIDEO) -> None:

@@ -4,7 +4,6 @@ Estimates count the transformer's floating-point operations and nothing else: no
 encoder, scoring or waiting. They are there to tell a day from a month.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from pusa.clip import count_latent_frames
 from pusa.config import Clip, Model
 from pusa.experiments import WAN_I2V, prompt_sets
 from pusa.layout import Layout
+from pusa.models.folder import read_part
 
 #: Forward passes' worth of operations in a training step of a frozen base with a LoRA: forward,
 #: and the gradients of activations, which cost about two forwards where attention prevails.
@@ -55,9 +55,9 @@ KNOWN_SHAPES = {
 
 def find_shape(model: Model) -> Shape | None:
     """The sizes of the configured model: from its folder, or by its name; None if unknown."""
-    file = Path(model.path, "transformer/config.json")
-    if file.is_file():
-        config = json.loads(file.read_text())
+    folder = Path(model.path, "transformer")
+    if (folder / "config.json").is_file():
+        config = read_part(folder)
         dim = config["num_attention_heads"] * config["attention_head_dim"]
         return Shape(dim, config["ffn_dim"], config["num_layers"])
     return KNOWN_SHAPES.get(model.repo or "")

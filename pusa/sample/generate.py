@@ -20,10 +20,11 @@ from diffusers.models.attention_dispatch import AttentionBackendName, attention_
 
 from pusa.clip import count_latent_frames
 from pusa.config import GenerateSettings, Outputs, Switches, VideoSettings, Weights
+from pusa.models.folder import read_part
 from pusa.models.text import check_prompts, count_text_tokens, load_tokenizer
 from pusa.sample.conditioning import Condition, Placement, read_conditions
 from pusa.sample.loop import MakeBatch, Request, make_videos, plan_videos
-from pusa.sample.origin import check_size, describe_model, read_config
+from pusa.sample.origin import check_size, describe_model
 from pusa.sample.pipeline import PusaPipeline, load_pipeline
 
 #: Files that are not what is written; a mistake, if one of them is to be a folder's name.
@@ -65,8 +66,8 @@ def generate(
     origin = describe_model(model, weights)
     check_size(
         settings.size,
-        vae=read_config(Path(model) / "vae"),
-        transformer=read_config(weights.transformer or Path(model) / "transformer"),
+        vae=read_part(Path(model) / "vae"),
+        transformer=read_part(weights.transformer or Path(model) / "transformer"),
     )
     tokenizer = load_tokenizer(model)
     check_prompts(

@@ -15,6 +15,7 @@ from pusa.models.folder import (
     PARTS,
     check_baseline_folder,
     digest_files,
+    read_part,
     require_files,
     weight_files,
 )
@@ -76,7 +77,7 @@ def describe_baseline(folder: str | Path, dtype: str) -> dict[str, Any]:
 
 
 def _describe_transformer(folder: Path, loras: Iterable[tuple[Path, float]]) -> dict[str, Any]:
-    config = read_config(folder)
+    config = read_part(folder)
     weight_files(folder)
     if config["in_channels"] != config["out_channels"]:
         raise ValueError(
@@ -104,12 +105,6 @@ def _describe_transformer(folder: Path, loras: Iterable[tuple[Path, float]]) -> 
             }
         )
     return {"weights": fingerprint(folder), "merged": merged, "loras": described}
-
-
-def read_config(folder: str | Path) -> dict[str, Any]:
-    """``config.json`` of one part of a model folder."""
-    require_files(folder, ["config.json"])
-    return json.loads((Path(folder) / "config.json").read_text())
 
 
 def check_size(size: ClipSize, *, vae: Mapping[str, Any], transformer: Mapping[str, Any]) -> None:

@@ -31,7 +31,7 @@ from tqdm import tqdm
 from pusa.config import TrainSettings
 from pusa.data.cache import LatentCache
 from pusa.flow import TRAIN_TIMESTEPS, fafm_loss, interpolate, loss_weight, sample_sigma
-from pusa.models.folder import check_rank, require_files, weight_files
+from pusa.models.folder import check_rank, read_part, weight_files
 from pusa.models.load import load_transformer
 from pusa.models.lora import METADATA_KEY, LoraInfo, fingerprint, save_lora
 from pusa.models.stream import TensorLayout, read_header, write_tensors
@@ -234,9 +234,8 @@ def _check(
         raise ValueError(
             f"the state folder {state} and the output folder {out} must not hold one another"
         )
-    require_files(transformer, ["config.json"])
+    config = read_part(transformer)
     weight_files(transformer)
-    config = json.loads((Path(transformer) / "config.json").read_text())
     if settings.rank is not None:
         check_rank(settings.rank, transformer)
     for what, found, key in (
