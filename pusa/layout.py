@@ -299,22 +299,6 @@ class Layout:
         adapted = setting.model not in AS_THEY_ARE
         return [self.setting_transformer(study, setting)] if adapted else []
 
-    def attention(self, model: str) -> str:
-        """Attention between frames of a compared model."""
-        return self.path("attention", model)
-
-    def drift(self, model: str) -> str:
-        """Change of the parameters of a compared model."""
-        return self.path("drift", model)
-
-    def figure(self, name: str) -> str:
-        """A figure, without its suffix."""
-        return self.path("figures", name)
-
-    def table(self, name: str) -> str:
-        """A table, without its suffix."""
-        return self.path("tables", name)
-
     # What is drawn, and what it took
 
     @property

@@ -10,7 +10,10 @@ rule attention:
         weights=weights_of,
     output:
         multiext(
-            FILES.attention("{model}"), table=".csv", record=".json", mass="-mass.csv"
+            FILES.path("attention/{model}"),
+            table=".csv",
+            record=".json",
+            mass="-mass.csv",
         ),
     log:
         FILES.log("attention", "{model}"),
@@ -50,7 +53,7 @@ rule drift:
         model=f"{MODEL}/model_index.json",
         weights=weights_of,
     output:
-        multiext(FILES.drift("{model}"), table=".csv", record=".json"),
+        multiext(FILES.path("drift/{model}"), table=".csv", record=".json"),
     log:
         FILES.log("drift", "{model}"),
     benchmark:
@@ -86,8 +89,8 @@ FIGURES = {
         "Figure  1",
         {
             "experiments": CONFIG.experiments,
-            "table1": FILES.table("table1") + ".csv",
-            "costs": FILES.table("costs") + ".csv",
+            "table1": FILES.path("tables/table1.csv"),
+            "costs": FILES.path("tables/costs.csv"),
             "cache": FILES.path("cache/index.json") if TRAINED else [],
         },
         {
@@ -185,9 +188,9 @@ for name, (plot, label, files, values) in FIGURES.items():
         input:
             **files,
         output:
-            FILES.figure(name) + ".pdf",
+            FILES.path(f"figures/{name}.pdf"),
             picture=report(
-                FILES.figure(name) + ".png",
+                FILES.path(f"figures/{name}.png"),
                 caption=f"../report/{name}.rst",
                 category="3. Figures",
                 labels={"what": label},
@@ -209,15 +212,15 @@ rule make_contact_sheet:
     input:
         **shown_samples(FILES.main),
     output:
-        FILES.figure("contact_sheet") + ".pdf",
+        FILES.path("figures/contact_sheet.pdf"),
         picture=report(
-            FILES.figure("contact_sheet") + ".png",
+            FILES.path("figures/contact_sheet.png"),
             caption="../report/contact_sheet.rst",
             category="4. Videos",
             labels={"what": "Contact sheet, frames"},
         ),
         video=report(
-            FILES.figure("contact_sheet") + ".mp4",
+            FILES.path("figures/contact_sheet.mp4"),
             caption="../report/contact_sheet.rst",
             category="4. Videos",
             labels={"what": "Contact sheet, video"},
@@ -237,7 +240,11 @@ rule make_contact_sheet:
 
 # All figures that the configuration allows, and what they are drawn from.
 FIGURE_FILES = [
-    *(FILES.figure(name) + kind for name in FIGURES for kind in (".png", ".pdf")),
+    *(
+        FILES.path(f"figures/{name}{kind}")
+        for name in FIGURES
+        for kind in (".png", ".pdf")
+    ),
     *rules.make_contact_sheet.output,
     *TASK_MANIFESTS,
     *expand(rules.attention.output, model=COMPARED),

@@ -9,18 +9,18 @@ rule make_tables:
         scores=FILES.score_files("tables"),
         table1=PUBLISHED[1],
         table2=PUBLISHED[2],
-        costs=FILES.table("costs") + ".csv",
+        costs=FILES.path("tables/costs.csv"),
     output:
-        multiext(FILES.table("table1"), ".csv", ".md", ".tex"),
-        multiext(FILES.table("table2"), ".csv", ".md", ".tex"),
+        multiext(FILES.path("tables/table1"), ".csv", ".md", ".tex"),
+        multiext(FILES.path("tables/table2"), ".csv", ".md", ".tex"),
         table1=report(
-            FILES.table("table1") + ".html",
+            FILES.path("tables/table1.html"),
             caption="../report/table1.rst",
             category="1. Tables",
             labels={"what": "Table 1"},
         ),
         table2=report(
-            FILES.table("table2") + ".html",
+            FILES.path("tables/table2.html"),
             caption="../report/table2.rst",
             category="1. Tables",
             labels={"what": "Table 2"},
@@ -44,9 +44,9 @@ rule audit:
         table1=PUBLISHED[1],
         table2=PUBLISHED[2],
     output:
-        multiext(FILES.table("audit"), ".csv", ".md"),
+        multiext(FILES.path("tables/audit"), ".csv", ".md"),
         html=report(
-            FILES.table("audit") + ".html",
+            FILES.path("tables/audit.html"),
             caption="../report/audit.rst",
             category="1. Tables",
             labels={"what": "Audit of the published tables"},
@@ -70,9 +70,9 @@ rule claims:
         table1=PUBLISHED[1],
         table2=PUBLISHED[2],
     output:
-        multiext(FILES.table("claims"), ".csv", ".md"),
+        multiext(FILES.path("tables/claims"), ".csv", ".md"),
         html=report(
-            FILES.table("claims") + ".html",
+            FILES.path("tables/claims.html"),
             caption="../report/claims.rst",
             category="2. The paper's claims",
             labels={"what": "Claims, on the published numbers and on this run's"},
@@ -100,7 +100,7 @@ rule measure_costs:
         FILES.benchmarks,
         FILES.run_files("tables", "training.csv"),
     output:
-        FILES.table("costs") + ".csv",
+        FILES.path("tables/costs.csv"),
     log:
         FILES.log("measure_costs"),
     conda:
@@ -126,9 +126,9 @@ rule record_provenance:
         runs=FILES.run_files("tables", "run.json"),
         downloads=FILES.downloads,
     output:
-        multiext(FILES.table("provenance"), ".json", ".md"),
+        multiext(FILES.path("tables/provenance"), ".json", ".md"),
         html=report(
-            FILES.table("provenance") + ".html",
+            FILES.path("tables/provenance.html"),
             caption="../report/provenance.rst",
             category="5. Provenance",
             labels={"what": "Where the numbers come from"},
@@ -182,9 +182,9 @@ rule make_overview:
         provenance=rules.record_provenance.output,
         effects=FILES.path("effects/tables.csv"),
     output:
-        FILES.table("overview") + ".md",
+        FILES.path("tables/overview.md"),
         html=report(
-            FILES.table("overview") + ".html",
+            FILES.path("tables/overview.html"),
             caption="../report/overview.rst",
             category="0. Overview",
             labels={"what": "Overview"},
@@ -224,7 +224,7 @@ rule gallery_page:
         lambda wildcards: VIDEO_PAGES[wildcards.page][0],
     output:
         report(
-            FILES.figure("videos_{page}") + ".html",
+            FILES.path("figures/videos_{page}.html"),
             caption="../report/videos.rst",
             category="4. Videos",
             labels=lambda wildcards: {"what": VIDEO_PAGES[wildcards.page][1]},
