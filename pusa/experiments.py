@@ -14,7 +14,8 @@ from pusa.config import Config
 
 BASE = "base"
 WAN_I2V = "wan_i2v"
-AS_THEY_ARE = (BASE, WAN_I2V)  # models without weights of ours
+#: Models without weights of ours, and how they are called.
+AS_THEY_ARE = {BASE: "base + VTA", WAN_I2V: "Wan-I2V"}
 MAX_STEPS = 1000  # the noise levels that Wan was trained on
 MAX_NUMBER = 999_999  # of a rank or an iteration
 COLUMNS = (
@@ -64,19 +65,20 @@ class Setting:
         return f"{self.weights}-{self.task}-steps{self.steps}"
 
     @property
+    def model_label(self) -> str:
+        """The model in words."""
+        return AS_THEY_ARE.get(self.model, self.model)
+
+    @property
     def label(self) -> str:
         """The setting in words, without its training seed."""
-        task = "" if self.task == "i2v" else ", text-to-video"
-        if self.model == BASE:
-            return f"base + VTA, {self.steps} steps{task}"
-        if self.model == WAN_I2V:
-            return f"Wan-I2V, {self.steps} steps"
-        if self.rank is None:
-            return f"{self.model}, full, iteration {self.iteration}, {self.steps} steps{task}"
-        return (
-            f"{self.model}, rank {self.rank}, iteration {self.iteration}, "
-            f"alpha {self.alpha:g}, {self.steps} steps{task}"
-        )
+        words = [self.model_label]
+        if self.model not in AS_THEY_ARE:
+            words += ["full" if self.rank is None else f"rank {self.rank}"]
+            words += [f"iteration {self.iteration}"]
+            words += [] if self.alpha is None else [f"alpha {self.alpha:g}"]
+        words += [f"{self.steps} steps", *(["text-to-video"] if self.task == "t2v" else [])]
+        return ", ".join(words)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import matplotlib
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 
-from pusa.experiments import BASE, WAN_I2V
+from pusa.experiments import AS_THEY_ARE
 
 WIDTH = 7.0  # inches, of every figure; a page's text is as wide
 PNG_DPI, PDF_DPI = 200, 300
@@ -28,7 +28,7 @@ BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = (
 )
 GREY = "#595959"
 #: How a model of the experiments sheet is called in a figure.
-MODEL_NAMES = {BASE: "base + VTA", WAN_I2V: "Wan-I2V", "pusa": "Pusa"}
+MODEL_NAMES = {**AS_THEY_ARE, "pusa": "Pusa"}
 #: For scripts that matplotlib's own font lacks; the installed ones of these are used.
 FALLBACK_FONTS = (
     "Noto Sans CJK SC",

@@ -118,7 +118,7 @@ def weights_of(wildcards):
 
 
 def label_options(wildcards):
-    labels = {s.model: s.label.split(",")[0] for s in FILES.compared}
+    labels = {s.model: s.model_label for s in FILES.compared}
     return ["--label", labels[wildcards.model]]
 
 
