@@ -30,7 +30,7 @@ from pusa.experiments import (
     unique_settings,
 )
 from pusa.models.folder import check_baseline_folder, check_model_folder, check_rank
-from pusa.sample.tasks import Task, tasks_for
+from pusa.sample.tasks import TASKS, Task, tasks_for
 from pusa.score.arithmetic import NAMES
 
 PUBLISHED = {number: f"config/published/table{number}.csv" for number in (1, 2)}
@@ -304,8 +304,8 @@ class Layout:
     @property
     def sample_figures(self) -> dict[int, Setting]:
         """The setting whose videos Figures 6 and 13 show; 13 needs a row of text-to-video."""
-        figures = {6: self.main, 13: replace(self.main, task="t2v")}
-        return {n: s for n, s in figures.items() if s.name in self.settings["tables"]}
+        settings = [replace(self.main, task=task) for task in ("i2v", "t2v")]
+        return {TASKS[s.task].figure: s for s in settings if s.name in self.settings["tables"]}
 
     @property
     def gpus(self) -> dict[str, int]:

@@ -32,14 +32,14 @@ def first_half(frames: int) -> int:
 TASKS = {
     "t2v": Task(
         figure=13,
-        title="Text to video",
+        title="Text-to-video results",
         shortest=1,
         given=lambda frames: (),
         on_clips=False,
     ),
     "i2v": Task(
         figure=6,
-        title="Image to video",
+        title="More image-to-video results",
         shortest=5,
         given=lambda frames: ((1, 1, 0.0),),
         on_clips=False,

@@ -137,8 +137,7 @@ FIGURES = {
             shown_samples(setting),
             {
                 **SHOWN,
-                "task": setting.task,
-                "figure": number,
+                "title": f"Figure {number}: {TASKS[setting.task].title}",
                 "note": captions.describe_setting(FILES),
             },
         )

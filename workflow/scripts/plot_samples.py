@@ -6,8 +6,6 @@ from pathlib import Path
 from pusa.data.suite import read_suite
 from pusa.figures.strips import other_prompts, plot_strips
 
-TITLES = {"i2v": "More image-to-video results", "t2v": "Text-to-video results"}
-
 sys.stderr = Path(snakemake.log[0]).open("w")
 files, params = snakemake.input, snakemake.params
 suite = Path(files.suite).parent
@@ -15,6 +13,6 @@ prompts = read_suite(suite, height=params.height, width=params.width, counts=par
 plot_strips(
     [Path(files.samples[0]).parent / prompt.video_name(0) for prompt in other_prompts(prompts)],
     Path(snakemake.output.picture),
-    title=f"Figure {params.figure}: {TITLES[params.task]}",
+    title=params.title,
     note=params.note,
 )
