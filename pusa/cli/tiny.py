@@ -12,7 +12,6 @@ tiny = typer.Typer(help="Make the embedded tiny model and its world.", no_args_i
 app.add_typer(tiny, name="tiny")
 
 Steps = Annotated[int, typer.Option(min=1, help="Of the training.")]
-Seed = Annotated[int, typer.Option(help="Of the training.")]
 
 
 @tiny.command("dataset")
@@ -38,11 +37,11 @@ def tiny_suite(out: Path, counts: PromptCounts) -> None:
 
 
 @tiny.command("text")
-def tiny_text(model: Path, seed: Seed = 0) -> None:
+def tiny_text(model: Path) -> None:
     """Write the tokenizer and the random text encoder."""
     from pusa.tiny import text
 
-    text.write_text_encoder(model, seed=seed)
+    text.write_text_encoder(model)
 
 
 @tiny.command("vae")
@@ -51,7 +50,6 @@ def tiny_vae(
     out: Path,
     clips: Annotated[int, typer.Option(help="How many clips of the dataset to use.")],
     steps: Steps,
-    seed: Seed = 0,
 ) -> None:
     """Train the video autoencoder."""
     import numpy as np
@@ -61,15 +59,15 @@ def tiny_vae(
     from pusa.tiny import vae
 
     videos = np.stack([read_video(clip.path) for clip in read_metadata(data)[:clips]])
-    vae.train_vae(videos, out, steps=steps, seed=seed)
+    vae.train_vae(videos, out, steps=steps)
 
 
 @tiny.command("base")
-def tiny_base(cache: Path, model: Path, steps: Steps, seed: Seed = 0) -> None:
+def tiny_base(cache: Path, model: Path, steps: Steps) -> None:
     """Train the text-to-video transformer and write the rest of the model folder."""
     from pusa.tiny import base
 
-    base.train_base(cache, model, steps=steps, seed=seed)
+    base.train_base(cache, model, steps=steps)
 
 
 @tiny.command("baseline")
@@ -82,7 +80,7 @@ def tiny_baseline(
     size: Size,
     steps: Steps,
     validation_clips: Annotated[int, typer.Option(min=0, help="Last clips, held out.")],
-    seed: Seed = 0,
+    seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
 ) -> None:
     """Train an image-to-video baseline in Wan-I2V's manner from MODEL, and write it to OUT."""
     from pusa.tiny import baseline
@@ -100,13 +98,9 @@ def tiny_baseline(
 
 
 @tiny.command("psnr")
-def tiny_psnr(
-    model: Path,
-    clips: Annotated[int, typer.Option(min=1)] = 32,
-    seed: Seed = 0,
-) -> None:
+def tiny_psnr(model: Path, clips: Annotated[int, typer.Option(min=1)] = 32) -> None:
     """Print the PSNR of unseen clips through MODEL's autoencoder and back."""
     from pusa.tiny import check
 
-    mean, worst = check.reconstruction_psnr(model, clips=clips, seed=seed)
+    mean, worst = check.reconstruction_psnr(model, clips=clips)
     print(f"PSNR over {clips} unseen clips of 33 frames: mean {mean:.1f} dB, worst {worst:.1f} dB")

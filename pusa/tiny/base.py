@@ -33,12 +33,12 @@ def build_transformer() -> WanTransformer3DModel:
     )
 
 
-def train_base(cache: str | Path, model: str | Path, *, steps: int, seed: int) -> None:
+def train_base(cache: str | Path, model: str | Path, *, steps: int) -> None:
     """Train on cached latents and write ``transformer/``, ``scheduler/`` and the model index.
 
     ``model`` already has its VAE and text encoder.
     """
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     data = LatentCache(cache)
     latents = torch.stack([data.latents(i) for i in range(len(data))])
     prompts = torch.stack([data.prompt_embeds(i) for i in range(len(data))])

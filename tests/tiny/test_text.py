@@ -31,11 +31,10 @@ def test_captions_that_differ_in_a_word_have_other_embeddings(model):
     assert min((embeds[i] - embeds[j]).abs().max() for i, j in ((0, 1), (0, 2), (1, 2))) > 0.1
 
 
-def test_encoder_depends_on_the_seed_alone(tmp_path):
+def test_encoder_is_always_the_same(tmp_path):
     embeds = []
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+    for name in ("a", "b"):
         torch.rand(3)
-        write_text_encoder(tmp_path / name, seed=seed)
+        write_text_encoder(tmp_path / name)
         embeds.append(encode_prompts(*load_text_encoder(tmp_path / name), ["red"], 5))
-    assert torch.equal(embeds[0], embeds[1])
-    assert not torch.equal(embeds[0], embeds[2])
+    assert torch.equal(*embeds)
