@@ -8,10 +8,12 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
+
 from pusa.data.image import open_image
+from pusa.records import describe_file
 
 INFO_FILE = "vbench2_i2v_full_info.json"
 KINDS = ("subject", "background", "camera")
@@ -152,7 +154,7 @@ def _check_download(info_file: Path) -> None:
     if not record.is_file():
         return
     expected = json.loads(record.read_text())["files"].get(INFO_FILE, {}).get("sha256")
-    found = sha256(info_file.read_bytes()).hexdigest()
+    found = describe_file(info_file)["sha256"]
     if expected not in (None, found):
         raise ValueError(
             f"{info_file}: expected SHA-256 {expected}, as {record.name} says, found {found}; "
@@ -181,6 +183,15 @@ def choose_subset(kinds: list[str], counts: dict[str, int]) -> list[int]:
             raise ValueError(f"{len(places)} {kind} prompts, but {wanted} were asked for")
         chosen += [places[n * len(places) // wanted] for n in range(wanted)]
     return chosen
+
+
+def spread(items: Sequence, count: int) -> list:
+    """At most ``count`` of a list, spread evenly from the first to the last.
+
+    A suite lists its kinds one after the other: its first few would be of one.
+    """
+    places = np.linspace(0, len(items) - 1, min(count, len(items))).round()
+    return [items[int(place)] for place in places]
 
 
 def first_subjects(prompts: Sequence[SuitePrompt]) -> list[SuitePrompt]:

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pusa.data.image import load_image
-from pusa.data.suite import PAPER_PROMPT, SuitePrompt, first_subjects
+from pusa.data.suite import PAPER_PROMPT, SuitePrompt, first_subjects, spread
 from pusa.data.video import read_settings, read_video, write_video
 from pusa.figures.style import (
     GREY,
@@ -61,16 +61,13 @@ class _Block:
 
 
 @in_style
-def plot_strips(
-    videos: Sequence[Path], out: Path, *, title: str, note: str = "", columns: int = COLUMNS
-) -> None:
+def plot_strips(videos: Sequence[Path], out: Path, *, title: str, note: str = "") -> None:
     """A row of frames for each video, under its prompt; given frames are marked.
 
     Args:
         videos: made by this library, whose settings tell the prompt and the given frames.
         out: the PNG; a PDF is written beside it.
         note: stands below, for example the setting.
-        columns: frames of each video, at least 2.
 
     Raises:
         FileNotFoundError: if a video is missing.
@@ -82,7 +79,7 @@ def plot_strips(
     for video in videos:
         prompt, given = _read_origin(video)
         frames = read_video(video)
-        chosen = choose_frames(len(frames), given, columns)
+        chosen = choose_frames(len(frames), given, COLUMNS)
         marks = [_given_mark(n, given) for n in chosen]
         row = _Row(
             frames=_take(frames, chosen),
@@ -126,9 +123,7 @@ def choose_frames(count: int, given: Sequence[Sequence[float]], columns: int) ->
 def other_prompts(prompts: Sequence[SuitePrompt]) -> list[SuitePrompt]:
     """Prompts for Figures 6 and 13, spread evenly over those that Figure 3 leaves."""
     shown = first_subjects(prompts)
-    others = [p for p in prompts if p not in shown] or list(prompts)
-    count = min(SAMPLE_PROMPTS, len(others))
-    return [others[int(i)] for i in np.linspace(0, len(others) - 1, count).round()]
+    return spread([p for p in prompts if p not in shown] or prompts, SAMPLE_PROMPTS)
 
 
 @in_style
@@ -191,9 +186,8 @@ def make_contact_sheet(
 
     At most 24, spread evenly over ``prompts``.
     """
-    chosen = np.linspace(0, len(prompts) - 1, min(SHEET_PROMPTS, len(prompts))).round()
     blocks, cells = [], []
-    for prompt in (prompts[int(i)] for i in chosen):
+    for prompt in spread(prompts, SHEET_PROMPTS):
         file = samples / prompt.video_name(0)
         _, given = _read_origin(file)
         clip = read_video(file)
@@ -327,9 +321,9 @@ def _sheet_cell(clip: np.ndarray) -> np.ndarray:
     return clip[:, ::stride, ::stride].repeat(repeat, 1).repeat(repeat, 2)
 
 
-def _grid(cells: list[np.ndarray], columns: int = 6) -> np.ndarray:
+def _grid(cells: list[np.ndarray]) -> np.ndarray:
     """Clips side by side: ``(frames, height, width, 3)``."""
-    columns = min(columns, len(cells))
+    columns = min(SHEET_COLUMNS, len(cells))
     cells += [np.full_like(cells[0], 255)] * (-len(cells) % columns)
     rows = [np.concatenate(cells[i : i + columns], 2) for i in range(0, len(cells), columns)]
     return np.concatenate(rows, 1)

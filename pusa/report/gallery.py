@@ -18,6 +18,7 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image
 
+from pusa.data.suite import spread
 from pusa.data.video import FPS, read_settings, read_video, write_video
 from pusa.report.page import TEMPLATES
 from pusa.sample.manifest import read_manifests
@@ -143,13 +144,13 @@ def write_video_page(title: str, samples: list[Sample], out: str | Path) -> None
         settings.setdefault(sample.prompt, set()).add(sample.setting)
     most = max(map(len, settings.values()))
     prompts = [prompt for prompt, names in settings.items() if len(names) == most]
-    chosen = _spread(prompts, REPORT_PROMPTS)
+    chosen = spread(prompts, REPORT_PROMPTS)
     copies = {s.file: _small_copy(s.file) for s in samples if s.prompt in chosen}
 
     def choices() -> Iterator[tuple[list[Sample], str]]:
         of_settings = f" that {most} settings share" if most > 1 else ""
         for count in range(len(chosen), 0, -1):
-            shown = [s for s in samples if s.prompt in _spread(chosen, count)]
+            shown = [s for s in samples if s.prompt in spread(chosen, count)]
             yield shown, f"the videos of {count} of {len(prompts)} prompts{of_settings}"
         for count in reversed(range(len(shown))):
             some = f"{count} of the {len(shown)} videos of one prompt: no more fit"
@@ -161,12 +162,6 @@ def write_video_page(title: str, samples: list[Sample], out: str | Path) -> None
         if len(page) <= REPORT_BYTES:
             break
     Path(out).write_bytes(page)
-
-
-def _spread(prompts: list[str], count: int) -> list[str]:
-    """At most ``count`` prompts, spread evenly: a suite lists its kinds one after the other."""
-    places = np.linspace(0, len(prompts) - 1, min(count, len(prompts))).round()
-    return [prompts[int(place)] for place in places]
 
 
 def _small_copy(file: Path) -> str:

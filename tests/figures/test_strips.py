@@ -74,10 +74,11 @@ def test_choice_of_frames_in_short_videos():
     assert choose_frames(9, [[1, 5, 0.0]], 7) == [1, 3, 5, 6, 7, 8, 9]  # full after five
 
 
-def test_strips_show_and_mark_the_frames_that_they_name(tmp_path, drawn):
+def test_strips_show_and_mark_the_frames_that_they_name(tmp_path, drawn, monkeypatch):
+    monkeypatch.setattr("pusa.figures.strips.COLUMNS", 5)
     settings = {"prompt": "a cat", "given": [[1, 1, 0.3], [30, 33, 0.0]]}
     video = grey_ramp(tmp_path / "a.mp4", 33, settings)
-    plot_strips([video], tmp_path / "out.png", title="Figure 9: Title", note="A note.", columns=5)
+    plot_strips([video], tmp_path / "out.png", title="Figure 9: Title", note="A note.")
     assert written(tmp_path / "out.png")
     assert texts(drawn[0]) == [
         "Figure 9: Title",
