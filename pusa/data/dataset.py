@@ -15,7 +15,6 @@ from zipfile import is_zipfile
 import numpy as np
 import torch
 
-from pusa.clip import count_latent_frames
 from pusa.data.video import check_clip, read_video
 
 #: What DiffSynth-Studio adds to the name of a clip for the file of its latents and prompt.
@@ -77,7 +76,6 @@ def read_clip(path: Path, *, frames: int, height: int, width: int) -> np.ndarray
     Raises:
         ValueError: if it cannot be decoded, is too short, or has another size.
     """
-    count_latent_frames(frames)
     check_clip(path, frames=frames, height=height, width=width)
     video = read_video(path)
     if len(video) < frames:  # fewer than its header says

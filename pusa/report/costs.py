@@ -35,7 +35,7 @@ def measure_costs(
     for entry in sorted(benchmarks.iterdir()):
         files = sorted(entry.rglob("*.tsv")) if entry.is_dir() else [entry]
         # Jobs by their path: shards of all settings have the same file names.
-        stage, seconds = entry.stem, {f.relative_to(benchmarks): _seconds(f) for f in files}
+        stage, seconds = entry.stem, {f.relative_to(benchmarks): job_seconds(f) for f in files}
         if stage == TRAINING:
             for run in runs:
                 job = Path(stage, f"{run.name}.tsv")
@@ -57,7 +57,8 @@ def _row(stage: str, seconds: dict[Path, float], gpus: int) -> dict:
     return {"stage": stage, "jobs": len(seconds), "hours": hours, "gpu_hours": hours * gpus}
 
 
-def _seconds(file: Path) -> float:
+def job_seconds(file: Path) -> float:
+    """How long a job took, by Snakemake's benchmark of it."""
     return float(pd.read_csv(file, sep="\t")["s"].sum())
 
 

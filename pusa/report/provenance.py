@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from pusa.report.costs import job_seconds
 from pusa.report.page import two_columns, write_page
 
 #: What the page tells of a training run; its run.json has the rest.
@@ -84,7 +85,7 @@ def _run_times(benchmarks: Path) -> dict:
     for file in benchmarks.rglob("*.tsv"):
         end = file.stat().st_mtime
         ends.append(end)
-        starts.append(end - float(pd.read_csv(file, sep="\t")["s"].sum()))
+        starts.append(end - job_seconds(file))
 
     def stamp(seconds: float) -> str:
         return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

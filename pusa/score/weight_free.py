@@ -203,14 +203,9 @@ def found_again(image: np.ndarray, frame: np.ndarray) -> float:
     return float(np.mean(found))
 
 
-def i2v_subject(f: ClipFeatures) -> float:
-    """How much of the image each later frame shows, on prompts about a subject."""
+def image_shown(f: ClipFeatures) -> float:
+    """How much of the image each later frame shows."""
     return float(np.mean([found_again(f.image, frame) for frame in f.clip[1:]]))
-
-
-def i2v_background(f: ClipFeatures) -> float:
-    """How much of the image each later frame shows, on prompts about a scene."""
-    return i2v_subject(f)
 
 
 def subject_consistency(f: ClipFeatures) -> float:
@@ -295,8 +290,8 @@ def _noise(frame: np.ndarray) -> float:
 
 
 MEASURES: dict[str, Callable[[ClipFeatures], float]] = {
-    "i2v_subject": i2v_subject,
-    "i2v_background": i2v_background,
+    "i2v_subject": image_shown,
+    "i2v_background": image_shown,
     "subject_consistency": subject_consistency,
     "background_consistency": background_consistency,
     "motion_smoothness": motion_smoothness,

@@ -139,11 +139,6 @@ def test_unreadable_clip(tmp_path):
         read_clip(tmp_path / "a.mp4", frames=9, height=32, width=48)
 
 
-def test_frames_not_of_the_form_4k_plus_1(clip):
-    with pytest.raises(ValueError, match="4k\\+1, found 8"):
-        read_clip(clip, frames=8, height=32, width=48)
-
-
 # Pre-encoded clips
 
 SHAPES = {"latents": (16, 3, 4, 6), "context": (1, 5, 8)}
