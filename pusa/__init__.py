@@ -9,7 +9,6 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _HOME = {
-    "ClipSize": "pusa.clip",
     "VideoSettings": "pusa.config",
     "Weights": "pusa.config",
     "load_pipeline": "pusa.sample.pipeline",

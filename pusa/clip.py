@@ -1,11 +1,10 @@
 """The size of a clip, in pixels and in latent frames."""
 
-from dataclasses import dataclass
+from typing import Protocol
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClipSize:
-    """What clips are cut to, in pixel frames and pixels; ``frames`` is of the form 4k+1."""
+class ClipSize(Protocol):
+    """Settings that tell a clip's pixel frames, of the form 4k+1, and its sides in pixels."""
 
     frames: int
     height: int

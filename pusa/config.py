@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self, get_args, get_origin
 from pydantic import Field, model_validator
 from pydantic.fields import FieldInfo
 
-from pusa.clip import ClipSize, count_latent_frames
+from pusa.clip import count_latent_frames
 from pusa.data.suite import KINDS, VBENCH_COUNTS, VBENCH_MIN_SIDE, count_prompts
 from pusa.settings import Settings, section_of
 
@@ -188,11 +188,6 @@ class Size(ImageSize):
         _require_latent_frames(self, "frames")
         return self
 
-    @property
-    def size(self) -> ClipSize:
-        """The same as a `ClipSize`."""
-        return ClipSize(frames=self.frames, height=self.height, width=self.width)
-
 
 class Clip(Size):
     """What is cached of a clip."""
@@ -361,11 +356,6 @@ class VideoSettings(Sampling):
     def _frames_fit(self) -> Self:
         _require_latent_frames(self, "frames")
         return self
-
-    @property
-    def size(self) -> ClipSize:
-        """Of what the model makes at once."""
-        return ClipSize(frames=self.frames, height=self.height, width=self.width)
 
 
 class GenerateSettings(VideoSettings):

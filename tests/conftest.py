@@ -15,7 +15,7 @@ from diffusers import (
     WanTransformer3DModel,
 )
 
-from pusa.clip import ClipSize
+from pusa.config import Size
 from pusa.data.cache import cache_latents, cache_prompts
 from pusa.data.suite import read_suite
 from pusa.models.text import load_text_encoder
@@ -25,7 +25,7 @@ from pusa.tiny.text import TEXT_DIM, TEXT_TOKENS, write_text_encoder
 torch.set_num_threads(1)
 
 #: Three latent frames of 8x8 in 16 channels.
-SIZE = ClipSize(frames=9, height=64, width=64)
+SIZE = Size(frames=9, height=64, width=64)
 CONFIG = {
     "patch_size": (1, 2, 2),
     "num_attention_heads": 2,

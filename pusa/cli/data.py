@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from pusa.cli.options import Device, app, choose_device, takes_settings
-from pusa.config import Cache, Clip, ImageSize
+from pusa.config import Cache, Clip, ImageSize, Size
 
 
 @app.command()
@@ -61,7 +61,7 @@ def cache_latents(
         dataset,
         model,
         out,
-        size=clip.size,
+        size=clip.part(Size),
         text_tokens=clip.text_tokens,
         source=cache.source,
         skip_unusable=cache.skip_unusable,

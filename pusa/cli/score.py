@@ -69,7 +69,7 @@ def score(
             prompts,
             videos,
             folder,
-            size=size.size,
+            size=size,
             references=references if references.is_dir() else None,
         )
     else:

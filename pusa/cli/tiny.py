@@ -90,7 +90,7 @@ def tiny_baseline(
         cache,
         model,
         out,
-        size=size.size,
+        size=size,
         steps=steps,
         validation_clips=validation_clips,
         seed=seed,

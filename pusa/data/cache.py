@@ -13,7 +13,6 @@ import csv
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -24,7 +23,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from pusa.clip import ClipSize, count_latent_frames
+from pusa.clip import count_latent_frames
+from pusa.config import Size
 from pusa.data.dataset import TENSORS, Clip, open_tensors, read_clip, read_metadata
 from pusa.data.video import check_clip
 from pusa.models.folder import digest_files, read_part
@@ -39,7 +39,7 @@ def cache_latents(
     model: str | Path,
     out: str | Path,
     *,
-    size: ClipSize,
+    size: Size,
     text_tokens: int,
     source: Literal["encode", "released"] = "encode",
     skip_unusable: bool = False,
@@ -57,19 +57,18 @@ def cache_latents(
         ValueError: if any clip is unusable, unless ``skip_unusable``; or none is left.
     """
     out = Path(out)
-    count_latent_frames(size.frames)
     clips = read_metadata(dataset, suffix=TENSORS if source == "released" else "")
     out.mkdir(parents=True, exist_ok=True)
     # Written anew at the end: a run that fails must not leave an older run's index.
     (out / "index.json").unlink(missing_ok=True)
 
-    made = {"source": source, **asdict(size)}
+    made = {"source": source, "frames": size.frames, "height": size.height, "width": size.width}
     if source == "released":
         shapes = _released_shapes(model, size, text_tokens)
         check, load = partial(open_tensors, **shapes), partial(_take_clip, shapes)
         made |= shapes
     else:
-        check, load = partial(check_clip, **asdict(size)), _encoder(model, size, device)
+        check, load = partial(check_clip, **size.model_dump()), _encoder(model, size, device)
         made |= {"vae": digest_files(Path(model) / "vae"), "dtype": "torch.float32"}
 
     # Headers first, which takes seconds: hours of encoding must not end in a bad last clip.
@@ -141,20 +140,20 @@ def _cache_shard(
     return refused
 
 
-def _encoder(model: str | Path, size: ClipSize, device: str) -> Callable[[Path], torch.Tensor]:
+def _encoder(model: str | Path, size: Size, device: str) -> Callable[[Path], torch.Tensor]:
     """A function that reads a clip and encodes it with the model's VAE."""
     from pusa.models.load import encode_pixels, frames_to_pixels, load_vae
 
     vae = load_vae(model).to(device)  # float32, as is the text encoder
 
     def encode(path: Path) -> torch.Tensor:
-        pixels = frames_to_pixels(read_clip(path, **asdict(size))[None])
+        pixels = frames_to_pixels(read_clip(path, **size.model_dump())[None])
         return encode_pixels(vae, pixels.to(device))[0].cpu().contiguous()
 
     return encode
 
 
-def _released_shapes(model: str | Path, size: ClipSize, text_tokens: int) -> dict[str, tuple]:
+def _released_shapes(model: str | Path, size: Size, text_tokens: int) -> dict[str, tuple]:
     """The shapes that pre-encoded clips must have to be of this model."""
     vae, text = (read_part(Path(model) / part) for part in ("vae", "text_encoder"))
     scale = vae.get("scale_factor_spatial", 8)  # Wan2.1's config is older than the key

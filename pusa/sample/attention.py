@@ -51,7 +51,7 @@ def measure_attention(
     if baseline and weights != Weights(dtype=weights.dtype):
         raise ValueError("--baseline is a model of its own, found it with --lora or --transformer")
     placements = place(Path(image), TASKS["i2v"].given(settings.frames))
-    conditions = read_conditions(placements, settings.size)
+    conditions = read_conditions(placements, settings)
     tokenizer = load_tokenizer(model)
     length = count_text_tokens(tokenizer)
     check_prompts(tokenizer, [prompt], length, negative_prompt=settings.negative_prompt)
@@ -65,7 +65,7 @@ def measure_attention(
             continue_image,
             pipeline,
             conditions[0].pixels[0],
-            noise_for(settings.seed, prompt, 0, latent_shape(pipeline.vae, settings.size)),
+            noise_for(settings.seed, prompt, 0, latent_shape(pipeline.vae, settings)),
             settings,
             prompt_embeds=positive,
             negative_embeds=negative,

@@ -134,10 +134,9 @@ def check_placements(placements: Iterable[Placement], size: ClipSize) -> None:
     Raises:
         ValueError: if a position is outside the video, does not fill latent frames, or comes
             before or overlaps with one that is given earlier; if a multiplier is outside [0, 1] or
-            their number is not that of the latent frames; or if the size is not 4k+1 frames.
+            their number is not that of the latent frames.
     """
     placements = list(placements)
-    count_latent_frames(size.frames)
     for placement in placements:
         first, last = placement.first, placement.last
         if not 1 <= first <= last <= size.frames:

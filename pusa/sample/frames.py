@@ -46,7 +46,7 @@ def sample_frames(
     Raises:
         FloatingPointError: if the model's output is not finite.
     """
-    shape = latent_shape(vae, settings.size)
+    shape = latent_shape(vae, settings)
     encoded = [encode_conditions(vae, v.conditions, shape, device=device) for v in batch]
     noise = torch.stack([noise_for(settings.seed, v.prompt, v.sample, shape) for v in batch])
     if negative_embeds is not None:

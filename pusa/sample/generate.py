@@ -65,7 +65,7 @@ def generate(
     folder, requests = _place_output(out, list(requests))
     origin = describe_model(model, weights)
     check_size(
-        settings.size,
+        settings,
         vae=read_part(Path(model) / "vae"),
         transformer=read_part(weights.transformer or Path(model) / "transformer"),
     )
@@ -122,7 +122,7 @@ def make_video(pipeline: PusaPipeline, request: Request, settings: GenerateSetti
             sample=request.sample,
         )[0]
 
-    frames = make_window(read_conditions(request.placements, settings.size), 0)
+    frames = make_window(read_conditions(request.placements, settings), 0)
     length, overlap = settings.length or settings.frames, settings.overlap
     latents = tuple(range(count_latent_frames(overlap)))
     window = 0

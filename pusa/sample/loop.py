@@ -88,7 +88,7 @@ def plan_videos(
     videos: dict[Path, PlannedVideo] = {}
     for request in requests:
         if request.placements not in described:
-            read_conditions(request.placements, settings.size)
+            read_conditions(request.placements, settings)
             described[request.placements] = _describe_placements(request.placements)
         path = out / request.file
         if path in videos:

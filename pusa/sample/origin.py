@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pusa.clip import ClipSize, count_latent_frames
+from pusa.clip import ClipSize
 from pusa.config import Weights
 from pusa.models.folder import (
     PARTS,
@@ -111,9 +111,8 @@ def check_size(size: ClipSize, *, vae: Mapping[str, Any], transformer: Mapping[s
     """Check that the VAE and the patches divide a size; ``vae`` and so on are their configs.
 
     Raises:
-        ValueError: that names the nearest sizes, or if the frames are not 4k+1.
+        ValueError: that names the nearest sizes.
     """
-    count_latent_frames(size.frames)
     scale = vae.get("scale_factor_spatial", 8)  # Wan2.1's config is older than the key
     factors = [scale * patch for patch in transformer["patch_size"][1:]]
     for name, pixels, factor in zip(

@@ -87,8 +87,8 @@ class PusaPipeline(WanPipeline):
         negative = settings.negative_prompt
         length = count_text_tokens(self.tokenizer)
         check_prompts(self.tokenizer, prompts, length, negative_prompt=negative)
-        check_size(settings.size, vae=self.vae.config, transformer=self.transformer.config)
-        check_conditions(conditions, settings.size)
+        check_size(settings, vae=self.vae.config, transformer=self.transformer.config)
+        check_conditions(conditions, settings)
         velocity, low_noise = _velocity(self.transformer), None
         scales = {settings.guidance_scale}
         if self.transformer_2 is not None and self.config.boundary_ratio is not None:

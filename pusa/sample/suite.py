@@ -86,7 +86,7 @@ def _load_model(
 
     def make(batch: Sequence[Request]) -> np.ndarray:
         items = [
-            Wanted(r.prompt, r.sample, read_conditions(r.placements, video.size), embeds[r.prompt])
+            Wanted(r.prompt, r.sample, read_conditions(r.placements, video), embeds[r.prompt])
             for r in batch
         ]
         return sample_frames(
@@ -108,13 +108,13 @@ def _load_baseline(
     from pusa.sample.baseline import continue_image, load_baseline
 
     pipeline = load_baseline(model, weights.dtype, device)
-    shape = latent_shape(pipeline.vae, video.size)
+    shape = latent_shape(pipeline.vae, video)
 
     def make(batch: Sequence[Request]) -> list[np.ndarray]:
         return [
             continue_image(
                 pipeline,
-                read_conditions(r.placements, video.size)[0].pixels[0],
+                read_conditions(r.placements, video)[0].pixels[0],
                 noise_for(video.seed, r.prompt, r.sample, shape),
                 video,
                 prompt_embeds=embeds[r.prompt],

@@ -9,7 +9,6 @@ continuation of an image: ``reference_psnr`` (dB) and ``motion_match`` (0 or 1).
 """
 
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import cached_property
 from importlib.metadata import version
 from itertools import pairwise
@@ -23,7 +22,7 @@ from skimage.measure import blur_effect
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tqdm import tqdm
 
-from pusa.clip import ClipSize
+from pusa.config import Size
 from pusa.data.image import load_image
 from pusa.data.suite import SuitePrompt, check_motions
 from pusa.data.video import check_clip, check_samples, read_video
@@ -33,7 +32,6 @@ from pusa.score.files import COLUMNS
 
 cv2.setNumThreads(1)  # the one core that a scoring job asks for; more are slower on small images
 
-MIN_FRAMES = 3
 MATCH_SIDE = 64  # pixels; images are reduced to it before patches are sought
 PATCH_TOLERANCE = 0.01  # mean squared difference of pixels in [0, 1]
 #: Speed, as a share of the image's side per frame, under which nothing counts as moving.
@@ -51,7 +49,7 @@ def measure_videos(
     videos: pd.DataFrame,
     folder: str | Path,
     *,
-    size: ClipSize,
+    size: Size,
     references: str | Path | None = None,
 ) -> tuple[pd.DataFrame, dict]:
     """Measure every video of a manifest on its prompt's dimensions.
@@ -100,16 +98,14 @@ def measure_videos(
     return table, record
 
 
-def _check_inputs(by_index, videos, folder, size: ClipSize, references) -> None:
-    if size.frames < MIN_FRAMES:
-        raise ValueError(f"videos of {size.frames} frames; the measures need at least {MIN_FRAMES}")
+def _check_inputs(by_index, videos, folder, size: Size, references) -> None:
     check_manifest(list(by_index.values()), videos)
     wanted = [by_index[index] for index in videos["index"].unique()]
     check_motions(wanted)
-    check_samples((Path(folder) / file for file in videos["file"]), **asdict(size))
+    check_samples((Path(folder) / file for file in videos["file"]), **size.model_dump())
     if references is not None:
         for prompt in wanted:
-            check_clip(Path(references) / prompt.reference_name, **asdict(size))
+            check_clip(Path(references) / prompt.reference_name, **size.model_dump())
 
 
 class ClipFeatures:

@@ -16,7 +16,7 @@ from diffusers import (
 )
 from tqdm import tqdm
 
-from pusa.clip import ClipSize
+from pusa.config import Size
 from pusa.data.cache import LatentCache
 from pusa.data.dataset import read_clip
 from pusa.flow import TRAIN_TIMESTEPS, fafm_loss, interpolate, shift_sigma
@@ -52,7 +52,7 @@ def widen_input(base: WanTransformer3DModel, grey: torch.Tensor) -> WanTransform
 
 @torch.no_grad()
 def encode_conditions(
-    pipeline: WanImageToVideoPipeline, files: list[Path], size: ClipSize
+    pipeline: WanImageToVideoPipeline, files: list[Path], size: Size
 ) -> torch.Tensor:
     """What the pipeline adds to the noisy latents when it is given the first frame of each file.
 
@@ -81,7 +81,7 @@ def train_baseline(
     model: str | Path,
     out: str | Path,
     *,
-    size: ClipSize,
+    size: Size,
     steps: int,
     validation_clips: int,
     seed: int,

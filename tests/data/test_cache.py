@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from pusa.clip import ClipSize
+from pusa.config import Size
 from pusa.data import cache as caching
 from pusa.data.cache import LatentCache, PromptCache, cache_latents, cache_prompts
 from pusa.data.dataset import read_clip, read_metadata
@@ -159,7 +159,7 @@ def test_another_vae_or_size_is_encoded_anew(dataset, model, size, tmp_path, enc
     save_file(tensors, weights, {"format": "pt"})
     build(dataset, tmp_path / "model", tmp_path / "cache", size)
     assert len(encoded) == 12
-    shorter = ClipSize(frames=5, height=64, width=64)
+    shorter = Size(frames=5, height=64, width=64)
     data = build(dataset, tmp_path / "model", tmp_path / "cache", shorter)
     assert data.latents(0).shape == (16, 2, 8, 8)
     assert len(encoded) == 18
@@ -229,12 +229,6 @@ def test_no_usable_clip(own, model, size, tmp_path):
         clip.path.write_bytes(b"no video")
     with pytest.raises(ValueError, match="no clip can be used"):
         build(own, model, tmp_path / "cache", size, skip_unusable=True)
-
-
-def test_bad_number_of_frames_is_not_blamed_on_the_clips(dataset, model, tmp_path):
-    bad = ClipSize(frames=8, height=64, width=64)
-    with pytest.raises(ValueError, match=r"^the number of frames must be of the form 4k"):
-        build(dataset, model, tmp_path / "cache", bad)
 
 
 def test_a_failed_run_leaves_no_index(own, model, size, tmp_path):

@@ -17,7 +17,7 @@ from pusa.sample import frames
 @pytest.fixture(scope="session")
 def settings(size):
     """Of a video of the tests' size in two steps."""
-    return VideoSettings(frames=size.frames, height=size.height, width=size.width, steps=2)
+    return VideoSettings(**size.model_dump(), steps=2)
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ def make(settings, prompts, prompt_cache, image):
 
     def call(pipeline, image=image, guidance_scale=5.0):
         chosen = settings.model_copy(update={"guidance_scale": guidance_scale})
-        shape = latent_shape(pipeline.vae, settings.size)
+        shape = latent_shape(pipeline.vae, settings)
         noise = torch.randn(shape, generator=torch.manual_seed(0))
         return continue_image(
             pipeline,

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pusa.clip import ClipSize
+from pusa.config import Size
 from pusa.data.video import read_video, write_video
 from pusa.models.load import encode_pixels, frames_to_pixels, load_vae
 from pusa.sample.conditioning import (
@@ -22,7 +22,7 @@ from pusa.sample.conditioning import (
 )
 
 #: Seven latent frames: 1 | 2-5 | 6-9 | 10-13 | 14-17 | 18-21 | 22-25
-SIZE = ClipSize(frames=25, height=64, width=64)
+SIZE = Size(frames=25, height=64, width=64)
 
 
 @pytest.fixture(scope="module")
@@ -271,13 +271,6 @@ def test_files_that_cannot_be(tmp_path):
         read(tmp_path, "notes.txt@1")
     with pytest.raises(ValueError, match=r"a\.jpg is not a readable image"):
         read(tmp_path, "a.jpg@1")
-
-
-def test_size_that_is_not_4k_plus_1(files):
-    with pytest.raises(ValueError, match="form 4k\\+1, found 24; 21 and 25 are the nearest"):
-        read_conditions(
-            [parse_placement(f"{files}/a.png@1")], ClipSize(frames=24, height=64, width=64)
-        )
 
 
 def pixels(n=5, height=64, width=64, dtype=np.uint8):

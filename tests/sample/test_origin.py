@@ -4,8 +4,7 @@ import shutil
 import pytest
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from pusa.clip import ClipSize
-from pusa.config import Weights
+from pusa.config import VideoSettings, Weights
 from pusa.models.lora import convert_lora, fingerprint, merge_lora
 from pusa.sample.origin import check_size, describe_baseline, describe_model
 
@@ -135,6 +134,6 @@ def test_models_of_another_kind(model, pair, baseline, tmp_path):
     ],
 )
 def test_size_that_is_not_divided(height, width, message):
-    size = ClipSize(frames=81, height=height, width=width)
+    size = VideoSettings(frames=81, height=height, width=width)
     with pytest.raises(ValueError, match=message):
         check_size(size, vae={}, transformer={"patch_size": (1, 2, 2)})  # as Wan2.1 has them
