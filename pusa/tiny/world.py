@@ -128,22 +128,22 @@ def sample_still_scene(rng: np.random.Generator) -> Scene:
 
 def render(scene: Scene, frames: int = FRAMES, size: int = SIZE) -> np.ndarray:
     """Render ``(frames, size, size, 3)`` in ``uint8``."""
-    centre_x, centre_y, zoom = _camera_path(scene.camera, frames)
+    centre_x, centre_y, zoom = camera_path(scene.camera, frames)
     axis = (np.arange(size) + 0.5 - size / 2) * (SIZE / size)
     pixel = (SIZE / size) / zoom[:, None, None]  # world size of a pixel, for smoothing
     x = centre_x[:, None, None] + axis[None, None, :] / zoom[:, None, None]
     y = centre_y[:, None, None] + axis[None, :, None] / zoom[:, None, None]
 
     dark, light = (np.array(tone) for tone in scene.tones)
-    mask = _texture_mask(scene, x, y, pixel)[..., None]
+    mask = texture_mask(scene.texture, scene.period, scene.angle, scene.phase, x, y, pixel)[..., None]
     image = dark + (light - dark) * mask
     if scene.shape is not None:
-        velocity = _velocity(scene)
+        dx, dy = velocity(scene.motion)
         time = np.arange(frames)[:, None, None]
-        distance = _signed_distance(
+        distance = signed_distance(
             scene.shape,
-            x - scene.start[0] - velocity[0] * time,
-            y - scene.start[1] - velocity[1] * time,
+            x - scene.start[0] - dx * time,
+            y - scene.start[1] - dy * time,
             scene.radius,
         )
         inside = np.clip(0.5 - distance / pixel, 0, 1)[..., None]
@@ -163,15 +163,16 @@ def _muted_tones(rng: np.random.Generator):
     )
 
 
-def _velocity(scene: Scene) -> tuple[float, float]:
-    if scene.motion is None:
+def velocity(motion: tuple[str, str] | None) -> tuple[float, float]:
+    """Pixels of the world per frame."""
+    if motion is None:
         return (0.0, 0.0)
-    speed, direction = scene.motion
+    speed, direction = motion
     dx, dy = DIRECTIONS[direction]
     return (dx * SPEEDS[speed], dy * SPEEDS[speed])
 
 
-def _camera_path(camera: str, frames: int):
+def camera_path(camera: str, frames: int):
     """World position of the view's centre and its zoom factor, each of shape ``(frames,)``."""
     pan_x, pan_y, log_zoom = CAMERAS[camera]
     time = np.arange(frames)
@@ -179,27 +180,27 @@ def _camera_path(camera: str, frames: int):
 
 
 def _shape_on_screen(scene: Scene, frames: int):
-    centre_x, centre_y, zoom = _camera_path(scene.camera, frames)
-    velocity = _velocity(scene)
+    centre_x, centre_y, zoom = camera_path(scene.camera, frames)
+    dx, dy = velocity(scene.motion)
     time = np.arange(frames)
-    x = (scene.start[0] + velocity[0] * time - centre_x) * zoom
-    y = (scene.start[1] + velocity[1] * time - centre_y) * zoom
+    x = (scene.start[0] + dx * time - centre_x) * zoom
+    y = (scene.start[1] + dy * time - centre_y) * zoom
     return x, y, zoom
 
 
-def _texture_mask(scene: Scene, x, y, pixel):
-    """Share of the light tone at each point, in [0, 1]."""
-    cos, sin = np.cos(scene.angle), np.sin(scene.angle)
+def texture_mask(texture: str, period, angle, phase, x, y, pixel):
+    """Share of the light tone at each point, in [0, 1]; arguments as of `Scene`."""
+    cos, sin = np.cos(angle), np.sin(angle)
     u, v = cos * x + sin * y, cos * y - sin * x
-    rate = 2 * np.pi / scene.period
-    wave_u, wave_v = np.sin(rate * u + scene.phase[0]), np.sin(rate * v + scene.phase[1])
-    if scene.texture == "clouds":
+    rate = 2 * np.pi / period
+    wave_u, wave_v = np.sin(rate * u + phase[0]), np.sin(rate * v + phase[1])
+    if texture == "clouds":
         # A few incommensurate waves: smooth, and never quite repeating.
-        waves = wave_u + wave_v + np.sin(0.62 * rate * (u + v) + scene.phase[0] * 3)
+        waves = wave_u + wave_v + np.sin(0.62 * rate * (u + v) + phase[0] * 3)
         return 0.5 + waves / 6
-    if scene.texture == "stripes":
+    if texture == "stripes":
         edge = wave_u
-    elif scene.texture == "checks":
+    elif texture == "checks":
         edge = wave_u * wave_v
     else:  # dots
         edge = (wave_u + wave_v - 1.0) / 1.4
@@ -207,7 +208,7 @@ def _texture_mask(scene: Scene, x, y, pixel):
     return np.clip(0.5 + edge / (rate * pixel), 0, 1)
 
 
-def _signed_distance(shape: str, x, y, radius):
+def signed_distance(shape: str, x, y, radius):
     """Distance to the outline in world pixels, negative inside. Areas are alike in size."""
     if shape == "circle":
         return np.hypot(x, y) - radius
