@@ -5,13 +5,16 @@ from typing import Annotated, Literal
 
 import typer
 
-from pusa.cli.options import app, takes_settings
+from pusa.cli.options import Device, app, choose_device, takes_settings
 from pusa.config import PromptCounts, Size
 
 tiny = typer.Typer(help="Make the embedded tiny model and its world.", no_args_is_help=True)
 app.add_typer(tiny, name="tiny")
 
 Steps = Annotated[int, typer.Option(min=1, help="Of the training.")]
+Checkpoint = Annotated[
+    Path, typer.Option(help="File from which an interrupted training goes on; gone at the end.")
+]
 
 
 @tiny.command("dataset")
@@ -50,8 +53,11 @@ def tiny_vae(
     out: Path,
     clips: Annotated[int, typer.Option(help="How many clips of the dataset to use.")],
     steps: Steps,
+    checkpoint: Checkpoint,
+    device: Device = None,
 ) -> None:
     """Train the video autoencoder."""
+    device = choose_device(device)
     import numpy as np
 
     from pusa.data.dataset import read_metadata
@@ -59,15 +65,22 @@ def tiny_vae(
     from pusa.tiny import vae
 
     videos = np.stack([read_video(clip.path) for clip in read_metadata(data)[:clips]])
-    vae.train_vae(videos, out, steps=steps)
+    vae.train_vae(videos, out, steps=steps, checkpoint=checkpoint, device=device)
 
 
 @tiny.command("base")
-def tiny_base(cache: Path, model: Path, steps: Steps) -> None:
+def tiny_base(
+    cache: Path,
+    model: Path,
+    steps: Steps,
+    checkpoint: Checkpoint,
+    device: Device = None,
+) -> None:
     """Train the text-to-video transformer and write the rest of the model folder."""
+    device = choose_device(device)
     from pusa.tiny import base
 
-    base.train_base(cache, model, steps=steps)
+    base.train_base(cache, model, steps=steps, checkpoint=checkpoint, device=device)
 
 
 @tiny.command("baseline")
@@ -95,6 +108,30 @@ def tiny_baseline(
         validation_clips=validation_clips,
         seed=seed,
     )
+
+
+@tiny.command("check")
+def tiny_check(
+    model: Path,
+    clips: Annotated[int, typer.Option(min=1)] = 200,
+    steps: Annotated[int, typer.Option(min=1, help="Of sampling.")] = 20,
+    guidance_scale: Annotated[float, typer.Option(min=1)] = 3.0,
+    device: Device = None,
+) -> None:
+    """Print how often MODEL's clips show what their captions say, and how sharp they are.
+
+    The captions are such as its training left out; what a clip shows is found by rendering.
+    """
+    device = choose_device(device)
+    from pusa.tiny import check
+
+    table = check.check_model(
+        model, clips=clips, steps=steps, guidance_scale=guidance_scale, device=device
+    )
+    print(f"{clips} clips, {steps} steps, guidance scale {guidance_scale:g}, in per cent")
+    print(table.to_markdown(index=False, floatfmt=".1f"))
+    mean, worst = check.reconstruction_psnr(model, clips=32)
+    print(f"PSNR of the autoencoder on 32 unseen clips: mean {mean:.1f} dB, worst {worst:.1f} dB")
 
 
 @tiny.command("psnr")

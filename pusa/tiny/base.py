@@ -33,30 +33,41 @@ def build_transformer() -> WanTransformer3DModel:
     )
 
 
-def train_base(cache: str | Path, model: str | Path, *, steps: int) -> None:
+def train_base(
+    cache: str | Path, model: str | Path, *, steps: int, checkpoint: Path, device: str
+) -> None:
     """Train on cached latents and write ``transformer/``, ``scheduler/`` and the model index.
 
-    ``model`` already has its VAE and text encoder.
+    ``model`` already has its VAE and text encoder. An interrupted training goes on from the file
+    ``checkpoint``, as `pusa.tiny.fit.fit` says, which is removed at the end.
     """
     torch.manual_seed(0)
     data = LatentCache(cache)
-    latents = torch.stack([data.latents(i) for i in range(len(data))])
-    prompts = torch.stack([data.prompt_embeds(i) for i in range(len(data))])
-    no_prompt = encode_prompts(*load_text_encoder(model), [""], prompts.shape[1])
-    transformer = build_transformer()
+    latents = torch.stack([data.latents(i) for i in range(len(data))]).to(device)
+    prompts = torch.stack([data.prompt_embeds(i) for i in range(len(data))]).to(device)
+    no_prompt = encode_prompts(*load_text_encoder(model), [""], prompts.shape[1]).to(device)
+    transformer = build_transformer().to(device)
 
     def loss_of_step(_: int) -> torch.Tensor:
-        chosen = torch.randint(len(latents), (BATCH,))
+        chosen = torch.randint(len(latents), (BATCH,)).to(device)
         x0 = latents[chosen]
-        x1 = torch.randn_like(x0)
-        sigma = shift_sigma(torch.rand(BATCH), TRAIN_SHIFT)
-        dropped = torch.rand(BATCH, 1, 1) < CAPTION_DROP
+        x1 = torch.randn(x0.shape).to(device)
+        sigma = shift_sigma(torch.rand(BATCH), TRAIN_SHIFT).to(device)
+        dropped = (torch.rand(BATCH, 1, 1) < CAPTION_DROP).to(device)
         prompt = torch.where(dropped, no_prompt, prompts[chosen])
         noisy = interpolate(x0, x1, sigma[:, None].expand(-1, x0.shape[2]))
         prediction = transformer(noisy, TRAIN_TIMESTEPS * sigma, prompt, return_dict=False)[0]
         return fafm_loss(prediction, x0, x1)
 
-    fit(transformer, loss_of_step, steps=steps, muon_lr=0.015, adamw_lr=2e-3, description="base")
+    fit(
+        transformer,
+        loss_of_step,
+        steps=steps,
+        muon_lr=0.015,
+        adamw_lr=2e-3,
+        description="base",
+        checkpoint=checkpoint,
+    )
 
     tokenizer, text_encoder = load_text_encoder(model, torch.float16)
     WanPipeline(
@@ -64,5 +75,6 @@ def train_base(cache: str | Path, model: str | Path, *, steps: int) -> None:
         text_encoder=text_encoder,
         vae=load_vae(model, torch.float16),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT),
-        transformer=transformer.to(torch.float16),
+        transformer=transformer.to("cpu", torch.float16),
     ).save_pretrained(model)
+    checkpoint.unlink()

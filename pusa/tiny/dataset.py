@@ -58,7 +58,11 @@ def write_dataset(out: str | Path, *, stream: str, clips: int, workers: int = 1)
 
 
 def _write_clip(out: Path, stream: str, number: int) -> dict[str, str]:
-    scene = world.sample_scene(np.random.default_rng([STREAMS[stream], number]))
+    rng = np.random.default_rng([STREAMS[stream], number])
+    # The base is tried on captions that it was not trained on; a LoRA's clips may have any.
+    scene = (
+        world.held_out_scene(rng, held_out=False) if stream == "base" else world.sample_scene(rng)
+    )
     name = f"train/video_{number:06d}.mp4"
     write_video(out / name, world.render(scene))
     return {"file_name": name, "text": scene.caption}

@@ -3,14 +3,22 @@
 Muon (orthogonalised momentum) reaches in minutes here what AdamW alone does not in an hour.
 """
 
+import json
 import math
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
+from pusa.records import atomic
+
 WARMUP_STEPS = 50
+CHECKPOINT_SECONDS = 120
 
 
 def fit(
@@ -21,34 +29,48 @@ def fit(
     muon_lr: float,
     adamw_lr: float,
     description: str,
+    checkpoint: Path | None = None,
 ) -> list[float]:
     """Minimise ``loss_of_step(step)`` over the model's parameters and return every loss.
 
     `torch.optim.Muon` takes matrices only, so a convolution kernel is handed to it as a
     matrix of shape (out channels, everything else) that shares the kernel's memory.
 
+    Args:
+        loss_of_step: draws by torch's generator for the CPU, if at all.
+        checkpoint: a file that is written every two minutes; if it is there, training goes on
+            from it, and on a CPU ends with the very weights that it would have ended with.
+
     Raises:
         FloatingPointError: at the first loss that is not finite.
+        ValueError: if the checkpoint is of another training.
     """
     kernels = [p for p in model.parameters() if p.ndim >= 2 and min(len(p), p[0].numel()) > 1]
     kernel_ids = {id(p) for p in kernels}
     matrices = [nn.Parameter(p.data.view(len(p), -1)) for p in kernels]
     others = [p for p in model.parameters() if id(p) not in kernel_ids]
-    optimizers = [
-        torch.optim.Muon(matrices, lr=muon_lr, weight_decay=0.0),
-        torch.optim.AdamW(others, lr=adamw_lr, betas=(0.9, 0.99), weight_decay=0.0),
-    ]
-
-    def lr_factor(step: int) -> float:
-        decay = 0.5 * (1 + math.cos(math.pi * step / steps))
-        return min(1.0, (step + 1) / WARMUP_STEPS) * decay
-
-    schedulers = [torch.optim.lr_scheduler.LambdaLR(o, lr_factor) for o in optimizers]
-    losses = []
-    progress = tqdm(range(steps), desc=description, mininterval=5)
+    optimizers = {
+        "muon": torch.optim.Muon(matrices, lr=muon_lr, weight_decay=0.0),
+        "adamw": torch.optim.AdamW(others, lr=adamw_lr, betas=(0.9, 0.99), weight_decay=0.0),
+    }
+    rates = {"muon": muon_lr, "adamw": adamw_lr}
+    run = {"description": description, "steps": steps, **rates}
+    losses: list[float] = []
+    if checkpoint and checkpoint.exists():
+        losses = _read_checkpoint(checkpoint, run, model, optimizers)
+    saved = time.monotonic()
+    start = len(losses)
+    progress = tqdm(
+        range(start, steps), desc=description, initial=start, total=steps, mininterval=5
+    )
+    device = next(model.parameters()).device.type
     for step in progress:
+        decay = 0.5 * (1 + math.cos(math.pi * step / steps))
+        for name, optimizer in optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = rates[name] * (min(1.0, (step + 1) / WARMUP_STEPS) * decay)
         # bfloat16 activations halve the time of a step; weights and updates stay float32.
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16):
             loss = loss_of_step(step)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"{description}: loss is {loss.item()} at step {step}")
@@ -56,11 +78,49 @@ def fit(
         for kernel, matrix in zip(kernels, matrices, strict=True):
             if kernel.grad is not None:  # temporal layers rest while single frames are learnt
                 matrix.grad, kernel.grad = kernel.grad.view_as(matrix), None
-        for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
+        for optimizer in optimizers.values():
             optimizer.step()
-            scheduler.step()
             optimizer.zero_grad()
         losses.append(loss.item())
         if step % 50 == 49:
             progress.set_postfix(loss=f"{sum(losses[-50:]) / 50:.4f}", refresh=False)
+        if checkpoint and (time.monotonic() - saved > CHECKPOINT_SECONDS or step + 1 == steps):
+            _write_checkpoint(checkpoint, run, model, optimizers, losses)
+            saved = time.monotonic()
     return losses
+
+
+def _write_checkpoint(file: Path, run: dict, model, optimizers, losses: list[float]) -> None:
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for name, optimizer in optimizers.items():
+        for i, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"{name}.{i}.{key}": tensor for key, tensor in state.items()}
+    tensors["losses"] = torch.tensor(losses, dtype=torch.float64)
+    tensors["generator"] = torch.get_rng_state()
+    with atomic(file) as partial:
+        save_file(
+            {n: t.contiguous() for n, t in tensors.items()}, partial, {"run": json.dumps(run)}
+        )
+
+
+def _read_checkpoint(file: Path, run: dict, model, optimizers) -> list[float]:
+    """Put a checkpoint's state in place, and return the losses until then."""
+    with safe_open(file, "pt") as saved:
+        made = json.loads(saved.metadata()["run"])
+        tensors = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118
+    shapes = {f"model.{name}": tensor.shape for name, tensor in model.state_dict().items()}
+    if made != run or any(
+        name not in tensors or tensors[name].shape != shape for name, shape in shapes.items()
+    ):
+        raise ValueError(f"{file} is of another training, {made}, expected {run}; delete it")
+    for name, tensor in model.state_dict().items():
+        tensor.copy_(tensors[f"model.{name}"])  # in place: matrices share the kernels' memory
+    for name, optimizer in optimizers.items():
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for key, tensor in tensors.items():
+            kind, *place = key.split(".", 2)
+            if kind == name:
+                state.setdefault(int(place[0]), {})[place[1]] = tensor
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    torch.set_rng_state(tensors["generator"])
+    return tensors["losses"].tolist()

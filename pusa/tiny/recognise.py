@@ -55,7 +55,9 @@ def recognise(clip: np.ndarray) -> Found:
 
 def _find_colour(frames: np.ndarray) -> tuple[str | None, np.ndarray]:
     """The shape's colour, None if there is no shape, and its mask."""
-    distances = {c: np.linalg.norm(frames - np.float32(rgb), axis=-1) for c, rgb in world.COLOURS.items()}
+    distances = {
+        c: np.linalg.norm(frames - np.float32(rgb), axis=-1) for c, rgb in world.COLOURS.items()
+    }
     counts = {c: np.median((d < NEAR).sum((1, 2))) for c, d in distances.items()}
     colour = max(counts, key=counts.get)
     if counts[colour] < SMALLEST:
@@ -85,7 +87,10 @@ def _find_motion(frames: np.ndarray, mask: np.ndarray) -> tuple[str, tuple[str, 
         ground = squares / max(pixels, 1) * mask[0].size
         for motion in MOTIONS if mask.any() else (None,):
             shape = [
-                ((_moved(mask[later], _place_later(camera, motion, first, later)) - mask[first]) ** 2).sum()
+                (
+                    (_moved(mask[later], _place_later(camera, motion, first, later)) - mask[first])
+                    ** 2
+                ).sum()
                 for first, later in pairs
             ]
             errors[camera, motion] = ground + np.mean(shape)
@@ -99,12 +104,19 @@ def _place_later(camera: str, motion, first: int, later: int) -> np.ndarray:
     scale = zoom[later] / zoom[first]
     shift = (velocity - [x[later] - x[first], y[later] - y[first]]) * zoom[later]
     middle = (world.SIZE - 1) / 2
-    return np.array([[scale, 0, middle - scale * middle + shift[0]], [0, scale, middle - scale * middle + shift[1]]])
+    return np.array(
+        [
+            [scale, 0, middle - scale * middle + shift[0]],
+            [0, scale, middle - scale * middle + shift[1]],
+        ]
+    )
 
 
 def _moved(image: np.ndarray, place: np.ndarray) -> np.ndarray:
     """An image as it is at the places of another frame; zero out of view."""
-    return cv2.warpAffine(image, place, image.shape[1::-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    return cv2.warpAffine(
+        image, place, image.shape[1::-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    )
 
 
 def _find_shape(mask: np.ndarray, camera: str, motion) -> str:

@@ -45,34 +45,45 @@ def build_vae() -> AutoencoderKLWan:
     return vae
 
 
-def train_vae(clips: np.ndarray, out: Path, *, steps: int) -> None:
+def train_vae(clips: np.ndarray, out: Path, *, steps: int, checkpoint: Path, device: str) -> None:
     """Train on ``clips`` (``uint8``, (clips, frames, height, width, 3)) and save to ``out``.
+
+    An interrupted training goes on from the file ``checkpoint``, as `pusa.tiny.fit.fit` says, which
+    is removed at the end.
 
     The latents' mean and standard deviation per channel go into the saved config, where
     diffusers' pipelines and our cache look for them.
     """
     torch.manual_seed(0)
-    rng = np.random.default_rng(0)
-    vae = build_vae()
+    vae = build_vae().to(device)
 
     def loss_of_step(step: int) -> torch.Tensor:
+        rng = np.random.default_rng([0, step])
         frames, batch = _stage(step / steps)
         start = rng.integers(0, clips.shape[1] - frames + 1, batch)
         chosen = rng.integers(0, len(clips), batch)
         pixels = frames_to_pixels(
             np.stack([clips[i, s : s + frames] for i, s in zip(chosen, start, strict=True)])
-        )
+        ).to(device)
         posterior = vae.encode(pixels).latent_dist
-        error = _decode_unclamped(vae, posterior.sample()).float() - pixels
+        error = _decode_unclamped(vae, posterior.sample(torch.default_generator)).float() - pixels
         kl = posterior.kl().mean() / posterior.mean[0].numel()
         return error.abs().mean() + error.square().mean() + KL_WEIGHT * kl
 
-    fit(vae, loss_of_step, steps=steps, muon_lr=0.02, adamw_lr=2e-3, description="VAE")
+    fit(
+        vae,
+        loss_of_step,
+        steps=steps,
+        muon_lr=0.02,
+        adamw_lr=2e-3,
+        description="VAE",
+        checkpoint=checkpoint,
+    )
 
     with torch.no_grad():
         latents = torch.cat(
             [
-                vae.encode(frames_to_pixels(clips[i : i + 16])).latent_dist.mean
+                vae.encode(frames_to_pixels(clips[i : i + 16]).to(device)).latent_dist.mean
                 for i in range(0, STATISTICS_CLIPS, 16)
             ]
         )
@@ -80,7 +91,8 @@ def train_vae(clips: np.ndarray, out: Path, *, steps: int) -> None:
         latents_mean=latents.mean((0, 2, 3, 4)).tolist(),
         latents_std=latents.std((0, 2, 3, 4)).tolist(),
     )
-    vae.to(torch.float16).save_pretrained(out)
+    vae.to("cpu", torch.float16).save_pretrained(out)
+    checkpoint.unlink()
 
 
 def _stage(progress: float) -> tuple[int, int]:

@@ -11,6 +11,7 @@ every edge.
 
 import colorsys
 from dataclasses import dataclass, replace
+from hashlib import sha256
 
 import numpy as np
 
@@ -120,6 +121,19 @@ def sample_scene(
             return scene
 
 
+def is_held_out(caption: str) -> bool:
+    """Whether the base is not trained on a caption: an eighth of them all, by its digest."""
+    return sha256(caption.encode()).digest()[0] % 8 == 0
+
+
+def held_out_scene(rng: np.random.Generator, held_out: bool) -> Scene:
+    """Draw a scene whose caption is held out from the base's training, or is not."""
+    while True:
+        scene = sample_scene(rng)
+        if is_held_out(scene.caption) == held_out:
+            return scene
+
+
 def sample_still_scene(rng: np.random.Generator) -> Scene:
     """A resting shape in the middle, which stays in view under each of the seven cameras."""
     scene = sample_scene(rng, camera="camera static", with_shape=True)
@@ -135,7 +149,9 @@ def render(scene: Scene, frames: int = FRAMES, size: int = SIZE) -> np.ndarray:
     y = centre_y[:, None, None] + axis[None, :, None] / zoom[:, None, None]
 
     dark, light = (np.array(tone) for tone in scene.tones)
-    mask = texture_mask(scene.texture, scene.period, scene.angle, scene.phase, x, y, pixel)[..., None]
+    mask = texture_mask(scene.texture, scene.period, scene.angle, scene.phase, x, y, pixel)[
+        ..., None
+    ]
     image = dark + (light - dark) * mask
     if scene.shape is not None:
         dx, dy = velocity(scene.motion)

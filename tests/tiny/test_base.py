@@ -23,7 +23,9 @@ def test_training_writes_a_whole_pipeline(tmp_path, model, latent_cache, monkeyp
     monkeypatch.setattr(module, "build_transformer", lambda: small)
     for part in ("tokenizer", "text_encoder", "vae"):
         shutil.copytree(model / part, tmp_path / part)
-    train_base(latent_cache, tmp_path, steps=4)
+    checkpoint = tmp_path / "base.safetensors"
+    train_base(latent_cache, tmp_path, steps=4, checkpoint=checkpoint, device="cpu")
+    assert not checkpoint.exists()
     assert (tmp_path / "model_index.json").is_file()
     trained = load_transformer(tmp_path / "transformer").state_dict()
     assert trained.keys() == before.keys()

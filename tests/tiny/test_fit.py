@@ -47,3 +47,47 @@ def test_loss_that_is_not_finite_stops_before_the_step(task):
             description="test",
         )
     assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+
+
+@pytest.fixture
+def training(tmp_path, monkeypatch):
+    """A function that trains with a checkpoint after every step, and may stop at one."""
+    monkeypatch.setattr("pusa.tiny.fit.CHECKPOINT_SECONDS", 0)
+    target = torch.randn(8, 3)
+
+    def train(name, stop=None, steps=12):
+        model = small_model()
+        model(torch.zeros(8, 2, 1, 4, 4))
+        torch.manual_seed(1)
+
+        def loss(step):
+            if step == stop:
+                raise KeyboardInterrupt
+            return (model(torch.randn(8, 2, 1, 4, 4)) - target).square().mean()
+
+        file = tmp_path / f"{name}.safetensors"
+        options = {"muon_lr": 0.02, "adamw_lr": 0.01, "description": "test", "checkpoint": file}
+        return model, fit(model, loss, steps=steps, **options)
+
+    return train
+
+
+def test_interrupted_training_goes_on_to_the_bit(training):
+    model, losses = training("whole")
+    for stop in (5, 9):
+        with pytest.raises(KeyboardInterrupt):
+            training("parts", stop)
+    resumed, resumed_losses = training("parts")
+    assert resumed_losses == losses
+    for a, b in zip(model.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+    again, _ = training("parts", stop=0)  # all is done: nothing is trained
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True)
+    )
+
+
+def test_checkpoint_of_another_training_is_refused(training):
+    training("a")
+    with pytest.raises(ValueError, match=r"a\.safetensors is of another training, .*'steps': 12"):
+        training("a", steps=13)

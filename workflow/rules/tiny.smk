@@ -42,9 +42,11 @@ rule train_tiny_vae:
         dataset=subpath(input[0], parent=True),
         clips=TINY_VAE_CLIPS,
         steps=TINY_VAE_STEPS,
+        # Not an output: those are deleted when a job starts or fails.
+        checkpoint=f"{TINY}/training/vae.safetensors",
     shell:
         "python -m pusa tiny vae {params.dataset:q} {output:q} --clips {params.clips}"
-        " --steps {params.steps} 2>&1 | tee {log:q}"
+        " --steps {params.steps} --checkpoint {params.checkpoint:q} 2>&1 | tee {log:q}"
 
 
 rule write_tiny_text_encoder:
@@ -98,9 +100,10 @@ rule train_tiny_base:
         cache=subpath(input[0], parent=True),
         model=subpath(output[0], parent=True),
         steps=TINY_BASE_STEPS,
+        checkpoint=f"{TINY}/training/base.safetensors",
     shell:
         "python -m pusa tiny base {params.cache:q} {params.model:q} --steps {params.steps}"
-        " 2>&1 | tee {log:q}"
+        " --checkpoint {params.checkpoint:q} 2>&1 | tee {log:q}"
 
 
 # The paper's baseline in miniature, trained from the embedded model beside the LoRAs.
