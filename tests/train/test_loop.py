@@ -282,7 +282,7 @@ def test_noise_and_levels_never_repeat(latent_cache):
     [
         ({"micro_batch": 3}, r"total_batch 4 is not a multiple of 1 processes x .*micro_batch 3"),
         ({"validation_clips": 6}, r"holds 6 clips, expected more than the 6 of train\.validation"),
-        ({"rank": 25}, r"train\.rank 25 is not between 1 and 24, the smallest dimension"),
+        ({"rank": 25}, r"rank: found 25, expected at most 24, the smallest dimension"),
     ],
 )
 def test_impossible_settings(tmp_path, latent_cache, model, changes, message):
