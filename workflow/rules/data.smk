@@ -177,9 +177,13 @@ rule cache_prompts:
         model=subpath(input.model, parent=True),
         size=IMAGE_SIZE,
         text_tokens=CONFIG.clip.text_tokens,
-        negative=FILES.negative_prompt,
+        negative=(
+            ["--negative-prompt", FILES.negative_prompt]
+            if FILES.negative_prompt
+            else []
+        ),
         device=CONFIG.device,
     shell:
         "python -m pusa cache-prompts {params.suite:q} {params.model:q} {output:q}"
         " --size {params.size:q} --text-tokens {params.text_tokens}"
-        " --negative-prompt {params.negative:q} --device {params.device} &> {log:q}"
+        " {params.negative:q} --device {params.device} &> {log:q}"
