@@ -7,6 +7,7 @@ per *frame* and broadcast over that frame's tokens, which at 832x480x81 means 21
 of 32,760.
 """
 
+from functools import wraps
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +17,6 @@ from diffusers import (
     TensorParallelConfig,
     WanTransformer3DModel,
 )
-from diffusers.configuration_utils import register_to_config
 from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed, WanTransformerBlock
@@ -99,54 +99,22 @@ class VTAWanTransformer3DModel(WanTransformer3DModel):
         "proj_out": ContextParallelOutput(gather_dim=2, expected_dims=4),
     }
 
-    @register_to_config
-    def __init__(
-        self,
-        patch_size: tuple[int, ...] = (1, 2, 2),
-        num_attention_heads: int = 40,
-        attention_head_dim: int = 128,
-        in_channels: int = 16,
-        out_channels: int = 16,
-        text_dim: int = 4096,
-        freq_dim: int = 256,
-        ffn_dim: int = 13824,
-        num_layers: int = 40,
-        cross_attn_norm: bool = True,
-        qk_norm: str | None = "rms_norm_across_heads",
-        eps: float = 1e-6,
-        image_dim: int | None = None,
-        added_kv_proj_dim: int | None = None,
-        rope_max_seq_len: int = 1024,
-        pos_embed_seq_len: int | None = None,
-    ) -> None:
+    @wraps(WanTransformer3DModel.__init__)  # whose parameters diffusers reads a config by
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        patch_size = self.config.patch_size
         if patch_size[0] != 1:
             raise ValueError(
                 "a timestep per latent frame needs a temporal patch size of 1, "
                 f"found patch_size={tuple(patch_size)}"
             )
-        super().__init__(
-            patch_size=patch_size,
-            num_attention_heads=num_attention_heads,
-            attention_head_dim=attention_head_dim,
-            in_channels=in_channels,
-            out_channels=out_channels,
-            text_dim=text_dim,
-            freq_dim=freq_dim,
-            ffn_dim=ffn_dim,
-            num_layers=num_layers,
-            cross_attn_norm=cross_attn_norm,
-            qk_norm=qk_norm,
-            eps=eps,
-            image_dim=image_dim,
-            added_kv_proj_dim=added_kv_proj_dim,
-            rope_max_seq_len=rope_max_seq_len,
-            pos_embed_seq_len=pos_embed_seq_len,
-        )
         # The blocks have nothing to add but another `forward`, so they are turned into ours
         # where they stand: building 14B parameters a second time would cost minutes.
         for block in self.blocks:
             block.__class__ = VTAWanTransformerBlock
-        self.rope = FrameRotaryPosEmbed(attention_head_dim, patch_size, rope_max_seq_len)
+        self.rope = FrameRotaryPosEmbed(
+            self.config.attention_head_dim, patch_size, self.config.rope_max_seq_len
+        )
 
     def _resolve_parallel_config(
         self, config: ParallelConfig | ContextParallelConfig | TensorParallelConfig
