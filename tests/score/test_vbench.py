@@ -474,8 +474,15 @@ def test_the_workflow_misses_the_environment_before_it_samples(tmp_path):
     config = write_mini(
         tmp_path,
         clip={"height": 128, "width": 128},
-        score={"scorer": "vbench", "weights": str(weights), "environment": str(tmp_path / "none")},
+        score={
+            "scorer": "vbench",
+            "weights": str(weights),
+            "environment": str(tmp_path / "not one"),
+        },
     )
     done = snakemake(config, "--", str(tmp_path / "scores/vbench_checked"))
     assert done.returncode != 0
-    assert "none/bin/python does not exist: VBench runs in an environment" in done.stdout
+    assert "not one/bin/python does not exist: VBench runs in an environment" in done.stdout
+    scores = str(tmp_path / "scores/tables/base-i2v-steps2.csv")
+    planned = snakemake(config, "--dry-run", "--printshellcmds", "--", scores).stdout
+    assert planned.count(f"'{tmp_path}/not one/bin/python' -W ignore -m pusa score ") == len(NAMES)
