@@ -55,8 +55,8 @@ def score(
     if (dimension is None) != (weights is None):
         raise ValueError("--dimension and --weights go together, found one without the other")
     record_beside(out)  # before the long work
+    from pusa.data.manifest import read_manifests
     from pusa.data.suite import read_suite
-    from pusa.sample.manifest import read_manifests
     from pusa.score.files import write_scores
 
     videos, folder = read_manifests(manifests)

@@ -18,10 +18,10 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image
 
+from pusa.data.manifest import read_manifests
 from pusa.data.suite import spread
 from pusa.data.video import FPS, read_settings, read_video, write_video
 from pusa.report.page import TEMPLATES
-from pusa.sample.manifest import read_manifests
 
 #: A page is in the report as a data URI, of which Chromium opens no more than 2 MiB; base64 takes
 #: four bytes for three.
@@ -66,7 +66,7 @@ def find_samples(folders: list[Path]) -> list[Sample]:
 
     Raises:
         FileNotFoundError: if a folder, or a video of a list, is missing, or a folder has no video.
-        ValueError: as `pusa.sample.manifest.read_manifests`, or if two settings have the same name.
+        ValueError: as `pusa.data.manifest.read_manifests`, or if two settings have the same name.
     """
     found: dict[str, Path] = {}
     samples = []

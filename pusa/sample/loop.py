@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 from pusa import __version__
 from pusa.config import Outputs, VideoSettings
+from pusa.data.manifest import COLUMNS
 from pusa.data.video import read_settings, read_video, write_gif, write_png_frames, write_video
 from pusa.records import describe_device
 from pusa.sample.conditioning import Placement, given_frames, read_conditions
-from pusa.sample.manifest import COLUMNS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +157,7 @@ def make_videos(
 
 
 def list_videos(requests: Sequence[Request], indices: Sequence[int], device: str) -> pd.DataFrame:
-    """A row for each video, as `pusa.sample.manifest.read_manifests` reads them.
+    """A row for each video, as `pusa.data.manifest.read_manifests` reads them.
 
     Args:
         indices: place of each prompt in its suite or dataset.

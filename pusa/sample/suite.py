@@ -41,7 +41,7 @@ def sample_suite(
         transformer: transformer folder, the base's own or a merged one; None for a baseline.
 
     Returns:
-        A row for each video, as `pusa.sample.manifest.read_manifests` reads them.
+        A row for each video, as `pusa.data.manifest.read_manifests` reads them.
 
     Raises:
         FileNotFoundError: if a folder or cache is missing or incomplete.

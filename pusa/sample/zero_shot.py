@@ -56,7 +56,7 @@ def sample_task(
     other settings is made anew.
 
     Returns:
-        A row for each video, as `pusa.sample.manifest.read_manifests` reads them.
+        A row for each video, as `pusa.data.manifest.read_manifests` reads them.
 
     Raises:
         FileNotFoundError: if a file is missing.

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from pusa.data.manifest import check_manifest
 from pusa.data.suite import KINDS, SuitePrompt
 from pusa.records import atomic, record_beside
-from pusa.sample.manifest import check_manifest
 from pusa.score.arithmetic import NAMES
 
 #: ``file`` names the video, ``index`` its prompt's place in the suite. ``value`` is a share, of

@@ -26,10 +26,10 @@ from types import ModuleType
 import pandas as pd
 from PIL import Image
 
+from pusa.data.manifest import check_manifest
 from pusa.data.suite import VBENCH_MIN_SIDE, SuitePrompt, check_motions
 from pusa.data.video import video_shape
 from pusa.records import describe_device
-from pusa.sample.manifest import check_manifest
 from pusa.score.arithmetic import NAMES, prompt_sums
 from pusa.score.files import COLUMNS
 from pusa.score.vbench_weights import check_weights, dimension_files

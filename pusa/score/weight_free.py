@@ -24,10 +24,10 @@ from tqdm import tqdm
 
 from pusa.config import Size
 from pusa.data.image import load_image
+from pusa.data.manifest import check_manifest
 from pusa.data.suite import SuitePrompt, check_motions
 from pusa.data.video import check_clip, check_samples, read_video
 from pusa.records import describe_device
-from pusa.sample.manifest import check_manifest
 from pusa.score.files import COLUMNS
 
 cv2.setNumThreads(1)  # the one core that a scoring job asks for; more are slower on small images

@@ -61,5 +61,5 @@ def test_a_short_clip_is_long_enough_for_some_tasks():
 
 
 def test_rules_read_the_table_without_torch():
-    code = "import sys, pusa.sample.tasks, pusa.sample.manifest; assert 'torch' not in sys.modules"
+    code = "import sys, pusa.sample.tasks, pusa.data.manifest; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -5,9 +5,9 @@ import pytest
 from pusa.config import Weights
 from pusa.data.cache import cache_latents
 from pusa.data.dataset import read_metadata
+from pusa.data.manifest import read_manifests
 from pusa.data.video import read_settings, video_shape
 from pusa.sample import generate
-from pusa.sample.manifest import read_manifests
 from pusa.sample.zero_shot import choose_clips, held_out_clips, sample_task
 
 

@@ -7,9 +7,9 @@ from typer.testing import CliRunner
 
 from pusa import cli
 from pusa.data.cache import PromptCache, cache_prompts
+from pusa.data.manifest import read_manifests
 from pusa.data.suite import read_prompts
 from pusa.data.video import read_video
-from pusa.sample.manifest import read_manifests
 from pusa.score.files import gather_scores
 
 COMMANDS = [
@@ -48,7 +48,7 @@ def test_module_answers_without_torch():
     """``python -m pusa --help`` and what rule files import load neither torch nor diffusers."""
     code = (
         "import runpy, sys\n"
-        "import pusa.layout, pusa.report.captions, pusa.report.plan, pusa.sample.manifest\n"
+        "import pusa.layout, pusa.report.captions, pusa.report.plan, pusa.data.manifest\n"
         "sys.argv = ['pusa', '--help']\n"
         "try:\n    runpy.run_module('pusa', run_name='__main__')\n"
         "finally:\n    sys.exit(3 if {'torch', 'diffusers'} & set(sys.modules) else 0)\n"

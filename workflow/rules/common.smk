@@ -18,7 +18,7 @@ from pusa.experiments import WAN_I2V
 from pusa.layout import CLAIMS, PUBLISHED, read_layout
 from pusa.report import captions
 from pusa.report.plan import describe_plan
-from pusa.sample.manifest import is_complete
+from pusa.data.manifest import is_complete
 from pusa.sample.tasks import TASKS
 
 try:

@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
+from pusa.data.manifest import read_manifests
 from pusa.data.suite import read_prompts
-from pusa.sample.manifest import read_manifests
 from pusa.score.files import gather_scores, write_scores
 
 sys.stderr = Path(snakemake.log[0]).open("w")

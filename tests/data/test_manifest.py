@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from pusa.sample.manifest import check_manifest, is_complete, read_manifests
+from pusa.data.manifest import check_manifest, is_complete, read_manifests
 
 
 def test_lists_of_one_folder(tmp_path):
