@@ -54,7 +54,7 @@ def check_baseline_folder(folder: str | Path) -> None:
     if index.get("_class_name") != "WanImageToVideoPipeline":
         raise ValueError(
             f"model folder {folder} is of a {index.get('_class_name')}, expected a "
-            "WanImageToVideoPipeline for sampling without another transformer"
+            "WanImageToVideoPipeline"
         )
     if index.get("transformer_2", [None])[0]:
         raise ValueError(

@@ -76,19 +76,17 @@ def _make_clips(
 def _shares_right(scenes: list[world.Scene], clips: Iterable[np.ndarray]) -> dict[str, float]:
     """Per cent of the clips that show what their scenes say, by respect."""
     found = [recognise(clip) for clip in tqdm(clips, desc="Looking at clips", unit="clip")]
-    return {
-        field.name: 100
-        * np.mean([getattr(f, field.name) == getattr(s, field.name) for f, s in both])
-        for field in fields(Found)
+    shares = {}
+    for name in (field.name for field in fields(Found)):
         # What a wall without a shape cannot have is nothing that could be wrong.
-        if (
-            both := [
-                (f, s)
-                for f, s in zip(found, scenes, strict=True)
-                if s.shape or field.name in ("texture", "camera")
-            ]
-        )
-    }
+        of_all = name in ("texture", "camera")
+        right = [
+            getattr(f, name) == getattr(scene, name)
+            for f, scene in zip(found, scenes, strict=True)
+            if of_all or scene.shape
+        ]
+        shares[name] = 100 * np.mean(right)
+    return shares
 
 
 def _sharpness(clips: list[np.ndarray]) -> tuple[float, float]:
