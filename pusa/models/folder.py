@@ -54,7 +54,8 @@ def check_baseline_folder(folder: str | Path) -> None:
     if index.get("_class_name") != "WanImageToVideoPipeline":
         raise ValueError(
             f"model folder {folder} is of a {index.get('_class_name')}, expected a "
-            "WanImageToVideoPipeline"
+            "WanImageToVideoPipeline; a text-to-video model is sampled with a transformer folder, "
+            "its own or a merged one"
         )
     if index.get("transformer_2", [None])[0]:
         raise ValueError(
