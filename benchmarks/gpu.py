@@ -5,9 +5,9 @@
 Random weights of Wan2.1-T2V-14B's shapes, at the paper's two sizes; nothing is downloaded. Parts
 run in order of importance, each in a process of its own, and a finished one is kept in
 ``FOLDER/<part>.json``, so that the same command goes on where it was stopped. ``FOLDER/gpu.md`` has
-the tables. A model of fewer than 40 blocks stands for the whole by its time a block, which the part
-``blocks`` shows to be a straight line. Without a GPU everything runs on the CPU at toy sizes, which
-checks the script and measures nothing.
+the tables. A model of fewer than 40 blocks stands for the whole by its time a block; the part
+``blocks`` tells whether that is a straight line. Without a GPU everything runs on the CPU at toy
+sizes, which checks the script and measures nothing.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -45,6 +45,7 @@ if not ON_GPU:
     TEXT_ENCODER = {"d_model": 64, "d_ff": 128, "num_layers": 2, "num_heads": 4, "d_kv": 16}
 VAE = {} if ON_GPU else {"base_dim": 16}
 TINY_STEPS = 200 if ON_GPU else 3
+RESUMED = 200 if ON_GPU else 15  # iterations of the training that is stopped and resumed
 
 Rows = list[dict[str, object]]
 
@@ -54,29 +55,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--minutes", type=float, help="no part is started after these")
-    parser.add_argument("--blocks", type=int, default=12 if ON_GPU else 4, help="of 40")
+    parser.add_argument("--blocks", type=int, default=12 if ON_GPU else 4, help="4 to 40")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if not 4 <= args.blocks <= LAYERS:
+        parser.error(f"--blocks: found {args.blocks}, expected 4 to {LAYERS}")
     args.out.mkdir(parents=True, exist_ok=True)
     if args.part:
         rows = PARTS[args.part](args.blocks)
         result = {"run": describe_run(args.blocks), "rows": rows}
-        (args.out / f"{args.part}.json").write_text(json.dumps(result, indent=1) + "\n")
+        from pusa.records import atomic
+
+        with atomic(args.out / f"{args.part}.json") as partial_file:
+            partial_file.write_text(json.dumps(result, indent=1) + "\n")
         return
 
-    started = time.monotonic()
+    started, failed = time.monotonic(), []
     for part in PARTS:
         if read_rows(args, part) is None:
             if args.minutes and time.monotonic() - started > 60 * args.minutes:
                 print(f"{part}: no time left; run the same command again")
                 continue
             command = [sys.executable, __file__, "--out", str(args.out), "--part", part]
-            failed = subprocess.run([*command, "--blocks", str(args.blocks)]).returncode
-            if failed:
-                print(f"{part}: failed", file=sys.stderr)
+            if subprocess.run([*command, "--blocks", str(args.blocks)]).returncode:
+                failed.append(part)
                 continue
         print(f"\n{part}\n\n{as_table(read_rows(args, part))}", flush=True)
     write_page(args)
+    if failed:
+        sys.exit(f"failed, as told above: {', '.join(failed)}")
 
 
 def describe_run(blocks: int) -> dict[str, object]:
@@ -228,6 +235,7 @@ def forward(model, route: str, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
 # Parts
 
 
+@cache
 def measure_ceiling(_: int) -> Rows:
     """The device's own speed at products and attention of the real sizes, in bfloat16."""
     rows = []
@@ -431,11 +439,12 @@ def count_training_gib(clip: str, blocks: int, rank: int, *, offload: bool) -> f
     kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept[id(tensor.untyped_storage())] = tensor.untyped_storage().nbytes()
-        storages.append(tensor.untyped_storage())
+        storage = tensor.untyped_storage()
+        kept[id(storage)] = storage.nbytes()
+        alive.append(storage)
         return tensor
 
-    storages: list = []  # so that no two have one identity
+    alive: list = []  # so that no two storages have one identity
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model.blocks[0](
             hidden,
@@ -583,19 +592,24 @@ def resumes_to_the_bit() -> bool:
         (cache / "index.json").write_text(json.dumps({"made": {}, "clips": listed}))
 
         def train(name: str, *, stopped: bool) -> dict[str, torch.Tensor]:
-            state = folder / f"{name}-state"
-            for iterations in [[2], [2, 4]] if stopped else [[2, 4]]:
-                command = ["torchrun", "--standalone", "--nproc-per-node", "1", "-m", "pusa",
-                           "train", str(cache), str(model / "transformer"), str(folder / name),
-                           "--rank", "4", "--total-batch", "4", "--validation-clips", "2",
-                           "--checkpoint-every", "1", "--learning-rate", "1e-2",
-                           "--state", str(state),
-                           *(o for i in iterations for o in ("--iterations", str(i)))]  # fmt: skip
-                subprocess.run(command, check=True, stdout=sys.stderr)
-            return load_file(folder / name / "iteration_4.safetensors")
+            out, state = folder / name, folder / f"{name}-state"
+            options = {"rank": 4, "total-batch": 4, "validation-clips": 2, "checkpoint-every": 1,
+                       "learning-rate": 1e-2, "iterations": RESUMED, "state": state}  # fmt: skip
+            command = ["torchrun", "--standalone", "--nproc-per-node", "1", "-m", "pusa", "train",
+                       str(cache), str(model / "transformer"), str(out),
+                       *(f"--{key}={value}" for key, value in options.items())]  # fmt: skip
+            if stopped:
+                process = subprocess.Popen(command, stdout=sys.stderr)
+                while process.poll() is None and not [*state.glob("checkpoint*")]:
+                    time.sleep(0.05)
+                process.terminate()
+                if process.wait() == 0 or not [*state.glob("checkpoint*")]:
+                    raise RuntimeError("the training was not stopped on its way")
+            subprocess.run(command, check=True, stdout=sys.stderr)
+            return load_file(out / f"iteration_{RESUMED}.safetensors")
 
         whole, resumed = train("whole", stopped=False), train("resumed", stopped=True)
-        return all(torch.equal(whole[name], resumed[name]) for name in whole)
+        return all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
 def _flop_seconds(clip: str, blocks: int) -> float:
