@@ -595,8 +595,9 @@ def resumes_to_the_bit() -> bool:
             out, state = folder / name, folder / f"{name}-state"
             options = {"rank": 4, "total-batch": 4, "validation-clips": 2, "checkpoint-every": 1,
                        "learning-rate": 1e-2, "iterations": RESUMED, "state": state}  # fmt: skip
-            command = ["torchrun", "--standalone", "--nproc-per-node", "1", "-m", "pusa", "train",
-                       str(cache), str(model / "transformer"), str(out),
+            torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+            command = [*torchrun, "--nproc-per-node", "1", "-m", "pusa", "train", str(cache),
+                       str(model / "transformer"), str(out),
                        *(f"--{key}={value}" for key, value in options.items())]  # fmt: skip
             if stopped:
                 process = subprocess.Popen(command, stdout=sys.stderr)
