@@ -39,9 +39,12 @@ localrules:
 rule all:
     default_target: True
     input:
+        FILES.tiny_lists,
+        FILES.path("cache/prompts.safetensors"),
         FILES.trained_files("tables"),
         FILES.manifests("tables"),
-        FILES.score_files("tables"),
+        FILES.scored("tables"),
+        rules.measure_costs.output,
         rules.make_tables.output,
         rules.audit.output,
         rules.claims.output,

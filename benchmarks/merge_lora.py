@@ -83,7 +83,8 @@ def build(args: argparse.Namespace) -> dict:
     import torch
     from diffusers import WanTransformer3DModel
 
-    from pusa.models.lora import LoraInfo, fingerprint, save_lora
+    from pusa.models.folder import digest_weights
+    from pusa.models.lora import LoraInfo, save_lora
 
     torch.manual_seed(0)
     torch.set_default_dtype(getattr(torch, args.dtype))
@@ -106,7 +107,7 @@ def build(args: argparse.Namespace) -> dict:
         rank=args.rank,
         lora_alpha=args.rank,
         targets=TARGETS,
-        base=fingerprint(base),
+        base=digest_weights(base),
         iteration=0,
         p_async=1.0,
         vectorized=True,

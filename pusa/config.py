@@ -20,8 +20,10 @@ Dtype = Literal["float32", "bfloat16"]
 Text = Annotated[str, Field(min_length=1)]
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
-Guidance = Annotated[float, Field(ge=1, allow_inf_nan=False)]
-Shift = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Guidance = Annotated[float, Field(ge=1)]
+Shift = Annotated[float, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Side = Annotated[int, Field(ge=16, le=16_384)]  # pixels
 SHIFT = 5.0  # Wan's; of its own, as `pusa.flow` needs torch, too slow for reading a config
 #: Keys that are no more, by what takes their place.
 RENAMED = {
@@ -171,9 +173,9 @@ class Suite(Settings):
 class ImageSize(Settings):
     """What images are cut to."""
 
-    height: Annotated[int, Field(ge=16, multiple_of=16)]
+    height: Annotated[Side, Field(multiple_of=16)]
     """Pixels, a multiple of 16."""
-    width: Annotated[int, Field(ge=16, multiple_of=16)]
+    width: Annotated[Side, Field(multiple_of=16)]
     """Pixels, a multiple of 16."""
 
 
@@ -218,7 +220,7 @@ class Training(Settings):
     method: Literal["lora", "full"] = "lora"
     """A LoRA on DeepSpeed's ZeRO-2, or the whole transformer on ZeRO-3; the sheet's ranks and
     alphas are then empty."""
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0e-5
+    learning_rate: Annotated[float, Field(gt=0)] = 1.0e-5
     """Of AdamW; the authors'."""
     warmup: Count = 0
     """Iterations over which the learning rate rises; it is constant after."""
@@ -242,7 +244,7 @@ class Training(Settings):
     """Keep the optimizer's state in the host's memory."""
     checkpoint_every: Positive = 50
     """Iterations between the checkpoints that an interrupted run goes on from."""
-    seed: Count = 0
+    seed: Seed = 0
     """Of the LoRA's initialisation, the batches and their noise."""
 
 
@@ -305,7 +307,7 @@ class Sampling(Settings):
     """Of classifier-free guidance; 1 skips the unconditional pass."""
     shift: Shift = SHIFT
     """Of the sigma grid."""
-    seed: Count = 0
+    seed: Seed = 0
     """Of the noise."""
 
 
@@ -343,9 +345,9 @@ class VideoSettings(Sampling):
 
     frames: Positive = 81
     """Pixel frames that the model makes at once, of the form 4k+1."""
-    height: Positive = 480
+    height: Side = 480
     """Pixels."""
-    width: Positive = 832
+    width: Side = 832
     """Pixels."""
     steps: Positive = 10
     """Sampling steps."""
@@ -414,7 +416,7 @@ class Tasks(Settings):
 class Effects(Settings):
     """The study of `snakemake effects`."""
 
-    seeds: list[Count] = Field([0, 1, 2], min_length=1)
+    seeds: list[Seed] = Field([0, 1, 2], min_length=1)
     """Training seeds."""
     prompts: SubsetCounts | None = None
     """Prompts of each kind; all if absent."""

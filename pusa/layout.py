@@ -6,11 +6,13 @@ arguments. Nothing is read or written but the configuration's own files.
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
 
 from pusa.config import Config, TrainSettings, prompt_counts
+from pusa.data.listed import GALLERY
 from pusa.data.suite import INFO_FILE
 from pusa.experiments import (
     AS_THEY_ARE,
@@ -30,6 +32,7 @@ from pusa.experiments import (
     unique_settings,
 )
 from pusa.models.folder import check_baseline_folder, check_model_folder, check_rank
+from pusa.records import record_beside
 from pusa.sample.tasks import TASKS, Task, tasks_for
 from pusa.score.arithmetic import NAMES
 
@@ -214,11 +217,15 @@ class Layout:
         return self.trained(run, f"iteration_{iteration}{'' if full else '.safetensors'}")
 
     def trained_files(self, study: str) -> list[str]:
-        """Weights of all runs of a study."""
+        """Weights and logs of all runs of a study."""
+        logs = ("training.csv", "validation.csv", "run.json")
         return [
-            self.weights(name, i)
-            for name in self.runs_of(study)
-            for i in self.runs[name].iterations
+            *(
+                self.weights(name, i)
+                for name in self.runs_of(study)
+                for i in self.runs[name].iterations
+            ),
+            *(file for log in logs for file in self.run_files(study, log)),
         ]
 
     def run_files(self, study: str, file: str) -> list[str]:
@@ -278,6 +285,36 @@ class Layout:
     def score_files(self, study: str) -> list[str]:
         """All scores of a study, a file for each setting."""
         return [self.score_file(study, name) for name in self.settings[study]]
+
+    def scored(self, study: str) -> list[str]:
+        """All files that scoring makes for a study: of jobs and of settings, with their records."""
+        shards = (self.setting_score_shards(study, name) for name in self.settings[study])
+        tables = [*chain.from_iterable(shards), *self.score_files(study)]
+        return [*tables, *(str(record_beside(Path(table))) for table in tables)]
+
+    @property
+    def tiny_lists(self) -> list[str]:
+        """What stands for files of the tiny world, which are made again as soon as one is missing.
+
+        Of a downloaded dataset not even the latents are: once training is done they may well be
+        deleted for their room.
+        """
+        config = self.config
+        lists = []
+        if config.is_trained and config.dataset.source == "tiny":
+            lists += [f"{config.dataset.path}/metadata.csv", self.path("cache/index.json")]
+        if config.suite.source == "tiny":
+            lists.append(self.suite_info)
+        if self.trains_baseline:
+            lists.append(f"{config.baseline.path}/model_index.json")
+        return lists
+
+    @property
+    def lists(self) -> list[str]:
+        """What stands for files beside it, which its job makes with it."""
+        samples = [file for study in self.settings for file in self.manifests(study)]
+        tasks = [self.task_manifest(task) for task in self.tasks]
+        return [*samples, *tasks, *self.tiny_lists, self.path(GALLERY)]
 
     def setting_model(self, setting: Setting) -> str:
         """The model folder of a setting: Wan-I2V is a whole one of its own."""

@@ -1,11 +1,10 @@
-"""What files need: room, to appear whole or not at all, a digest, and the name of the device."""
+"""What files need: room, to appear whole or not at all, and the name of the device."""
 
 import os
 import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import file_digest
 from pathlib import Path
 
 CPU_INFO = Path("/proc/cpuinfo")
@@ -72,9 +71,3 @@ def check_space(folder: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OSError(f"{folder}: {what} needs {needed / 1e9:.3g} GB, {free / 1e9:.3g} GB are free")
-
-
-def describe_file(path: Path) -> dict:
-    """Size in bytes and SHA-256 of a file, as records hold them."""
-    with path.open("rb") as file:
-        return {"size": path.stat().st_size, "sha256": file_digest(file, "sha256").hexdigest()}

@@ -24,7 +24,7 @@ def score_table(value=0.5, *, counts=(2, 2, 2), samples=1, scorer="weight_free",
     value_of = value if callable(value) else lambda *_: value
     kinds = [k for k, count in zip(DIMENSIONS, counts, strict=True) for _ in range(count)]
     rows = [
-        (f"{i:04d}-{s}.mp4", i, s, kind, name, value_of(i, s, name), 17, scorer)
+        (f"{i:04d}-{s}.mp4", f"{i}-{s}", i, s, kind, name, value_of(i, s, name), 17, scorer)
         for i, kind in enumerate(kinds)
         for s in range(samples)
         for name in (*DIMENSIONS[kind], *also)

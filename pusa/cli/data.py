@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from pusa.cli.options import Device, app, choose_device, takes_settings
+from pusa.cli.options import Device, app, choose_device, takes_settings, tell_warnings_once
 from pusa.config import Cache, Clip, ImageSize, Size
 
 
@@ -57,6 +57,7 @@ def cache_latents(
     device = choose_device(device)
     from pusa.data import cache as caching
 
+    tell_warnings_once()
     caching.cache_latents(
         dataset,
         model,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pusa.cli.options import Device, app, choose_device, takes_settings
+from pusa.cli.options import Device, app, choose_device, takes_settings, tell_warnings_once
 from pusa.config import GenerateSettings, GenerateWeights, Outputs, Switches
 
 
@@ -57,7 +57,7 @@ def generate(
     from pusa.sample import generate as videos
     from pusa.sample.conditioning import parse_placement
 
-    videos.tell_warnings_once()
+    tell_warnings_once()
     requests = videos.request_videos(
         videos.read_prompts(prompt, prompts),
         tuple(parse_placement(text) for text in condition or []),

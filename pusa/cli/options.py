@@ -3,6 +3,8 @@
 import inspect
 import json
 import os
+import sys
+import warnings
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -114,3 +116,16 @@ def choose_device(wanted: str | None) -> str:
     if wanted == "cuda" and found == "cpu":
         raise ValueError(f"--device cuda: PyTorch {torch.__version__} finds no GPU here")
     return found
+
+
+def tell_warnings_once() -> None:
+    """Print warnings as one line; Python's own "once" is forgotten when a library sets filters."""
+    told = set()
+
+    def tell(message, *_) -> None:
+        if str(message) not in told:
+            print(f"warning: {message}", file=sys.stderr)
+        told.add(str(message))
+
+    warnings.filterwarnings("always", category=UserWarning)
+    warnings.showwarning = tell

@@ -55,11 +55,12 @@ def score(
     if (dimension is None) != (weights is None):
         raise ValueError("--dimension and --weights go together, found one without the other")
     record_beside(out)  # before the long work
-    from pusa.data.manifest import read_manifests
+    from pusa.data.manifest import check_files, read_manifests
     from pusa.data.suite import read_suite
     from pusa.score.files import write_scores
 
     videos, folder = read_manifests(manifests)
+    check_files(videos, folder)
     prompts = read_suite(suite, height=size.height, width=size.width)
     if dimension is None:
         from pusa.score.weight_free import measure_videos

@@ -11,6 +11,7 @@ seconds; so these are imported where something is encoded.
 
 import csv
 import json
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -26,12 +27,12 @@ from tqdm import tqdm
 from pusa.clip import count_latent_frames
 from pusa.config import Size
 from pusa.data.dataset import TENSORS, Clip, open_tensors, read_clip, read_metadata
-from pusa.data.video import check_clip
-from pusa.models.folder import digest_files, read_part
+from pusa.data.video import FPS, check_clip
+from pusa.digests import digest_file, digest_folder
+from pusa.models.folder import digest_text_encoder, read_part
 from pusa.records import atomic
 
 SHARD_CLIPS = 256
-TEXT_BATCH = 64
 
 
 def cache_latents(
@@ -51,7 +52,8 @@ def cache_latents(
     precision that it has (see `pusa.data.dataset.open_tensors`). The videos, the VAE and the text
     encoder are not needed then; of the model, only the configs are read.
 
-    A clip that cannot be used is listed with its reason in ``unusable.csv``.
+    A clip that cannot be used is listed with its reason in ``unusable.csv``. Of clips of another
+    frame rate than the model's, all frames are taken, with a warning.
 
     Raises:
         ValueError: if any clip is unusable, unless ``skip_unusable``; or none is left.
@@ -62,6 +64,7 @@ def cache_latents(
     # Written anew at the end: a run that fails must not leave an older run's index.
     (out / "index.json").unlink(missing_ok=True)
 
+    texts = {"text_tokens": text_tokens}
     made = {"source": source, "frames": size.frames, "height": size.height, "width": size.width}
     if source == "released":
         shapes = _released_shapes(model, size, text_tokens)
@@ -69,17 +72,28 @@ def cache_latents(
         made |= shapes
     else:
         check, load = partial(check_clip, **size.model_dump()), _encoder(model, size, device)
-        made |= {"vae": digest_files(Path(model) / "vae"), "dtype": "torch.float32"}
+        made |= {"vae": digest_folder(Path(model) / "vae"), "dtype": "torch.float32"}
+        texts["text_encoder"] = digest_text_encoder(model)
 
     # Headers first, which takes seconds: hours of encoding must not end in a bad last clip.
-    unusable = {}
-    if not skip_unusable:
-        for clip in clips:
-            try:
-                check(clip.path)
-            except ValueError as error:
-                unusable[clip.path] = str(error)
-        _list_unusable(unusable, len(clips), out, skip_unusable)
+    unusable, other_rates = {}, []
+    for clip in clips:
+        try:
+            rate = check(clip.path)
+        except ValueError as error:
+            unusable[clip.path] = str(error)
+        else:
+            if source == "encode" and rate and abs(rate / FPS - 1) > 0.01:
+                other_rates.append((clip.path, float(rate)))
+    _list_unusable(unusable, len(clips), out, skip_unusable)
+    if other_rates:
+        file, rate = other_rates[0]
+        warnings.warn(
+            f"{len(other_rates)} of {len(clips)} clips have another frame rate than the model's "
+            f"{FPS}, such as {file} with {rate:.4g}: their frames are taken as they are, so that "
+            "things move faster or slower than they did",
+            stacklevel=2,
+        )
 
     index, caption_files = [], {}
     progress = tqdm(total=len(clips), desc="Caching clips", unit="clip", mininterval=2)
@@ -106,7 +120,7 @@ def cache_latents(
         _save_prompts(embeds, captions, text_tokens)  # training reads no negative prompt
     else:
         cache_prompts(set(caption_files), model, captions, text_tokens=text_tokens, device=device)
-    index = {"made": {**made, "text_tokens": text_tokens}, "clips": index}
+    index = {"made": {**made, **texts}, "clips": index}
     with atomic(out / "index.json") as unfinished:
         unfinished.write_text(json.dumps(index, indent=1))
 
@@ -121,8 +135,7 @@ def _cache_shard(
     """Write clips by their names, unless a shard of the same is there; returns why some are not."""
     digest = sha256()
     for clip in clips.values():
-        state = clip.path.stat()
-        digest.update(f"{clip.path.name}{state.st_size}{state.st_mtime_ns}".encode())
+        digest.update(f"{clip.path.name} {digest_file(clip.path)}\n".encode())
     record = json.dumps({**made, "files": digest.hexdigest()[:16]}, sort_keys=True)
     with suppress(FileNotFoundError, SafetensorError), safe_open(file, framework="pt") as shard:
         metadata = shard.metadata()
@@ -207,10 +220,10 @@ def cache_prompts(
     ordered = sorted(prompts | {negative_prompt})
 
     def encode() -> Iterator[tuple[str, torch.Tensor]]:
-        for start in tqdm(range(0, len(ordered), TEXT_BATCH), "Embedding prompts", mininterval=2):
-            chunk = ordered[start : start + TEXT_BATCH]
-            embeds = encode_prompts(tokenizer, encoder, chunk, text_tokens)
-            yield from zip(chunk, embeds, strict=True)
+        # One by one: beside others a prompt's embedding is rounded otherwise, and videos whose
+        # prompt did not change would be made again.
+        for prompt in tqdm(ordered, "Embedding prompts", mininterval=2):
+            yield prompt, encode_prompts(tokenizer, encoder, [prompt], text_tokens)[0]
 
     _save_prompts(encode(), out, text_tokens, negative_prompt)
 
@@ -249,8 +262,10 @@ class LatentCache:
         if not index_file.is_file():
             raise FileNotFoundError(f"{index_file} does not exist; run `pusa cache-latents` first")
         try:
-            self.clips: list[dict] = json.loads(index_file.read_text())["clips"]
-        except (ValueError, KeyError) as error:
+            index = json.loads(index_file.read_text())
+            self.clips: list[dict] = index["clips"]
+            self.made: dict = index["made"]  # what was encoded, and by what
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{index_file} is not the index of a cache ({error!r})") from None
         # Opened, not loaded: at the paper's size the latents are tens of gigabytes.
         shards = sorted({clip["shard"] for clip in self.clips})
@@ -314,10 +329,24 @@ class PromptCache:
         Raises:
             ValueError: if it was not cached.
         """
+        embed = self._stored(prompt).float()
+        return torch.nn.functional.pad(embed, (0, 0, 0, self._text_tokens - len(embed)))
+
+    def digest(self, prompt: str) -> str:
+        """SHA-256 of a prompt's embedding: values, type and shape.
+
+        Raises:
+            ValueError: if it was not cached.
+        """
+        embed = self._stored(prompt)
+        digest = sha256(f"{embed.dtype} {tuple(embed.shape)} {self._text_tokens}".encode())
+        digest.update(embed.contiguous().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def _stored(self, prompt: str) -> torch.Tensor:
         if text_key(prompt) not in self._names:
             raise ValueError(f"{self.file} holds no embedding of prompt {prompt!r}")
-        embed = self._embeds.get_tensor(text_key(prompt)).float()
-        return torch.nn.functional.pad(embed, (0, 0, 0, self._text_tokens - len(embed)))
+        return self._embeds.get_tensor(text_key(prompt))
 
 
 def _open_cached(file: Path) -> safe_open:

@@ -31,7 +31,8 @@ from huggingface_hub.utils import filter_repo_objects
 from tqdm import tqdm
 
 from pusa.data.suite import INFO_FILE
-from pusa.records import atomic, check_space, describe_file, remove
+from pusa.digests import describe_file, digest_file, remember_digest
+from pusa.records import atomic, check_space, remove
 
 RECORD = "download.json"
 #: Where the hub's client keeps a note on each file of a folder, and files that are under way.
@@ -129,7 +130,7 @@ def download_suite(folder: str | Path) -> None:
     info_file, archive = folder / INFO_FILE, folder / "crop.zip"
     if not info_file.exists():
         download_file(SUITE_URL, info_file, SUITE_SHA256)
-    elif (found := describe_file(info_file)["sha256"]) != SUITE_SHA256:
+    elif (found := digest_file(info_file)) != SUITE_SHA256:
         raise ValueError(
             f"{info_file}: expected VBench-I2V's published list, SHA-256 {SUITE_SHA256}, found "
             f"{found}; delete it to have that list downloaded, or set suite.source: folder to use "
@@ -158,7 +159,7 @@ def download_file(url: str, path: Path, sha256: str | None = None) -> None:
     try:
         with atomic(path) as partial, progress:
             pooch.HTTPDownloader(progress, chunk_size=1 << 20)(url, str(partial), None)
-            if sha256 and (found := describe_file(partial)["sha256"]) != sha256:
+            if sha256 and (found := digest_file(partial)) != sha256:
                 raise ValueError(f"{url}: expected SHA-256 {sha256}, found {found}; {by_hand}")
     except OSError as error:
         raise OSError(f"{url} cannot be downloaded ({_first_line(error)}); {by_hand}") from None
@@ -308,6 +309,9 @@ def _describe_files(folder: Path, files: list[RepoSibling], found) -> dict[str, 
             )
     if missing := names.intersection(found.missing_paths):
         raise OSError(f"{folder / min(missing)} was not downloaded; run the same command again")
+    for file in files:
+        if file.lfs:  # just compared, and large
+            remember_digest(folder / file.rfilename, file.lfs.sha256)
     # Of small files the hub knows Git's own checksum alone.
     return {
         file.rfilename: {"size": file.size, "sha256": file.lfs.sha256}

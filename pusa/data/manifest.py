@@ -1,21 +1,22 @@
-"""Lists of videos, CSV files beside them: which file was made for which prompt."""
+"""Lists of videos, CSV files beside them: which file was made for which prompt, and its content."""
 
-import csv
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
 
 from pusa.data.suite import SuitePrompt
+from pusa.digests import digest_file
 
-COLUMNS = ["file", "index", "prompt", "sample"]
+COLUMNS = ["file", "index", "prompt", "sample", "sha256"]
 
 
 def read_manifests(files: list[Path]) -> tuple[pd.DataFrame, Path]:
     """Read lists of videos that lie in one folder.
 
     Returns:
-        One row per video, ``file, index, prompt, sample, device``, and the videos' folder.
+        One row per video, ``file, index, prompt, sample, sha256, device``, and the videos' folder.
 
     Raises:
         FileNotFoundError: if a list is missing.
@@ -61,7 +62,54 @@ def check_manifest(prompts: Sequence[SuitePrompt], videos: pd.DataFrame) -> None
             )
 
 
-def is_complete(manifest: Path) -> bool:
-    """Whether every video that a list names is there."""
-    with manifest.open(newline="") as lines:
-        return all((manifest.parent / row["file"]).exists() for row in csv.DictReader(lines))
+def check_files(videos: pd.DataFrame, folder: str | Path) -> None:
+    """Check that videos are what was listed, before they are scored or their scores are used.
+
+    Args:
+        videos: from `read_manifests`, as is ``folder``.
+
+    Raises:
+        FileNotFoundError: if one is missing.
+        ValueError: if one says itself that it is of another prompt, or is another file.
+    """
+    from pusa.data.video import read_settings  # a rule file, which needs no codec, imports this
+
+    for video in videos.to_dict("records"):
+        path = Path(folder) / video["file"]
+        if not path.is_file():
+            raise FileNotFoundError(f"video {path} is missing")
+        told = read_settings(path)
+        for key in ("prompt", "sample"):
+            if told.get(key, video[key]) != video[key]:
+                raise ValueError(
+                    f"video {path} says that it is of {key} {told[key]!r}, but it is listed for "
+                    f"{video[key]!r}; delete it to have it made again"
+                )
+        if digest_file(path) != video["sha256"]:
+            raise ValueError(
+                f"video {path} was changed after it was listed; delete it to have it made again"
+            )
+
+
+def find_changed(manifest: Path) -> list[Path]:
+    """The videos of a list that are missing, or are no longer what was listed.
+
+    Only those are read that were touched since the list was: the time of the last change of an
+    inode cannot be set back, and that of the list is renewed here.
+
+    Raises:
+        ValueError: as `read_manifests`.
+    """
+    videos, folder = read_manifests([manifest])
+    checked, changed = manifest.stat().st_ctime_ns, []
+    for file, digest in zip(videos["file"], videos["sha256"], strict=True):
+        path = folder / file
+        if path.is_file():
+            touched = path.stat().st_ctime_ns >= checked  # the clock ticks in milliseconds
+            if not touched or digest_file(path) == digest:
+                continue
+        changed.append(path)
+    if not changed:
+        with suppress(OSError):  # of another owner
+            manifest.chmod(manifest.stat().st_mode)
+    return changed

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from pusa.data.image import open_image
-from pusa.records import describe_file
+from pusa.digests import digest_file
 
 INFO_FILE = "vbench2_i2v_full_info.json"
 KINDS = ("subject", "background", "camera")
@@ -154,7 +154,7 @@ def _check_download(info_file: Path) -> None:
     if not record.is_file():
         return
     expected = json.loads(record.read_text())["files"].get(INFO_FILE, {}).get("sha256")
-    found = describe_file(info_file)["sha256"]
+    found = digest_file(info_file)
     if expected not in (None, found):
         raise ValueError(
             f"{info_file}: expected SHA-256 {expected}, as {record.name} says, found {found}; "

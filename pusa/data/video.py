@@ -139,11 +139,14 @@ def scan_video(path: str | Path) -> Footage:
     return Footage(Path(path), times, rate)
 
 
-def check_clip(path: str | Path, *, frames: int, height: int, width: int) -> None:
+def check_clip(path: str | Path, *, frames: int, height: int, width: int) -> Fraction | None:
     """Check a training clip by its header, so that thousands take seconds.
 
     Args:
         frames: pixel frames that it has at least.
+
+    Returns:
+        Its frames per second, if the header says.
 
     Raises:
         ValueError: if it has no video stream, another size, or fewer frames.
@@ -152,6 +155,7 @@ def check_clip(path: str | Path, *, frames: int, height: int, width: int) -> Non
         _check_size(path, stream, height, width)
         if 0 < stream.frames < frames:  # 0: the container does not say
             raise ValueError(f"{path}: {stream.frames} frames, expected at least {frames}")
+        return stream.average_rate
 
 
 def check_samples(files: Iterable[str | Path], *, frames: int, height: int, width: int) -> None:

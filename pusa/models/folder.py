@@ -5,6 +5,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from pusa.digests import digest_files, digest_folder
+
 WEIGHTS = "diffusion_pytorch_model"
 #: Beside the transformer, which may come from elsewhere.
 PARTS = (
@@ -82,14 +84,6 @@ def check_rank(rank: int, transformer: str | Path) -> None:
         )
 
 
-def digest_files(folder: str | Path) -> str:
-    """A short SHA-256 of the names and contents of a folder's files."""
-    digest = sha256()
-    for file in sorted(Path(folder).iterdir()):
-        digest.update(file.name.encode() + file.read_bytes())
-    return digest.hexdigest()[:16]
-
-
 def read_part(folder: str | Path) -> dict[str, Any]:
     """``config.json`` of one part of a model, such as ``vae/``.
 
@@ -130,3 +124,23 @@ def weight_files(transformer: str | Path) -> list[Path]:
         names = [f"{WEIGHTS}.safetensors"]
     require_files(transformer, names)
     return [transformer / name for name in names]
+
+
+def digest_weights(transformer: str | Path) -> str:
+    """SHA-256 of what a transformer folder computes: its ``config.json`` and weight files.
+
+    A copy in another floating-point type, or cut into other shards, has other files, and another
+    digest.
+
+    Raises:
+        FileNotFoundError, ValueError: as `weight_files`.
+    """
+    files = weight_files(transformer)
+    require_files(transformer, ["config.json"])
+    return digest_files([Path(transformer) / "config.json", *files])
+
+
+def digest_text_encoder(model: str | Path) -> str:
+    """SHA-256 of the files of ``tokenizer/`` and ``text_encoder/`` of a model folder."""
+    digests = (digest_folder(Path(model) / part) for part in ("tokenizer", "text_encoder"))
+    return sha256(" ".join(digests).encode()).hexdigest()

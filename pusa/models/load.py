@@ -67,7 +67,13 @@ def frames_to_pixels(frames: np.ndarray) -> torch.Tensor:
 
 
 def pixels_to_frames(pixels: torch.Tensor) -> np.ndarray:
-    """Undo `frames_to_pixels`, with clamping and rounding."""
+    """Undo `frames_to_pixels`, with clamping and rounding.
+
+    Raises:
+        FloatingPointError: for pixels that are not finite, which would be black.
+    """
+    if not pixels.isfinite().all():
+        raise FloatingPointError("the VAE's output is not finite; try float32")
     frames = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return frames.permute(0, 2, 3, 4, 1).cpu().numpy()
 

@@ -22,7 +22,7 @@ from typing import Literal
 import torch
 from tqdm import tqdm
 
-from pusa.models.folder import require_files, weight_files
+from pusa.models.folder import digest_weights, require_files, weight_files
 from pusa.models.lora_formats import (
     ADAPTER_KEY,
     EXPORTS,
@@ -54,7 +54,7 @@ class LoraInfo:
     rank: int  # the largest, should modules differ
     lora_alpha: float  # of a module of that rank
     targets: tuple[str, ...]
-    base: str | None  # fingerprint of the transformer
+    base: str | None  # digest of the transformer's files
     iteration: int | None
     p_async: float | None
     # Trained with a timestep per frame; without, it is not image-to-video.
@@ -253,11 +253,12 @@ def fit_lora(lora: LoraFile, base: str | Path) -> dict[str, LoraModule]:
             weight or one of another shape.
     """
     base = Path(base)
-    made_for, found = lora_info(lora).base, fingerprint(base)
-    if made_for not in (None, found):
+    made_for = lora_info(lora).base
+    if made_for is not None and (found := digest_weights(base)) != made_for:
         raise ValueError(
-            f"{lora.file} was trained on the base {made_for}, but {base} is {found}; "
-            "a LoRA fits only the model that it was trained on"
+            f"{lora.file} was trained on a base of SHA-256 {made_for[:16]}, but {base} is "
+            f"{found[:16]}; a LoRA fits only the model that it was trained on, and files are "
+            "compared: a copy in another precision or other shards is another base"
         )
     weights = dict(ChainMap(*(read_header(file)[0] for file in weight_files(base))))
     modules = _find_weights(lora, base, weights)
@@ -323,28 +324,6 @@ def read_merged(transformer: str | Path) -> dict:
     """What was merged into a transformer folder: empty for a base model."""
     _, metadata = read_header(weight_files(transformer)[0])
     return json.loads(metadata.get(MERGED_KEY, "{}"))
-
-
-def fingerprint(transformer: str | Path) -> str:
-    """Identify a transformer by its weights, without loading them.
-
-    Hashes every tensor's name and shape and the signs of the two output-head tensors: signs
-    are as peculiar to a training as values, but a copy in another float type keeps them. The
-    original names count as diffusers' ones, so that both are the same model.
-    """
-    shapes, head = {}, {}
-    for file in weight_files(transformer):
-        for name, (_, shape) in read_header(file)[0].items():
-            ours = _diffusers_name(name)
-            shapes[ours] = list(shape)
-            if ours in ("scale_shift_table", "proj_out.bias"):
-                head[ours] = torch.signbit(read_tensor(file, name))
-    digest = sha256()
-    for name in sorted(shapes):
-        digest.update(f"{name}{shapes[name]}".encode())
-    for name in sorted(head):
-        digest.update(head[name].numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _diffusers_name(tensor: str) -> str:

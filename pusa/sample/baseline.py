@@ -51,6 +51,9 @@ def continue_image(
 
     Returns:
         ``uint8`` (frames, height, width, 3).
+
+    Raises:
+        FloatingPointError: if the model's output is not finite.
     """
     (video,) = pipeline(
         image=Image.fromarray(image),
@@ -64,4 +67,6 @@ def continue_image(
         negative_prompt_embeds=negative_embeds[None].to(pipeline.device),
         output_type="np",
     ).frames
+    if not np.isfinite(video).all():
+        raise FloatingPointError("the baseline's output is not finite; try float32")
     return (255 * video).round().astype(np.uint8)

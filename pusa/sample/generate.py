@@ -6,7 +6,6 @@ the last frames of what is there, as the paper extends a clip (Figures 11 and 12
 
 import os
 import re
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +19,7 @@ from diffusers.models.attention_dispatch import AttentionBackendName, attention_
 
 from pusa.clip import count_latent_frames
 from pusa.config import GenerateSettings, Outputs, Switches, VideoSettings, Weights
-from pusa.models.folder import read_part
+from pusa.models.folder import digest_text_encoder, read_part
 from pusa.models.text import check_prompts, count_text_tokens, load_tokenizer
 from pusa.sample.conditioning import Condition, Placement, read_conditions
 from pusa.sample.loop import MakeBatch, Request, make_videos, plan_videos
@@ -64,6 +63,7 @@ def generate(
     out = Path(out)
     folder, requests = _place_output(out, list(requests))
     origin = describe_model(model, weights)
+    origin["text_encoder"] = digest_text_encoder(model)
     check_size(
         settings,
         vae=read_part(Path(model) / "vae"),
@@ -188,19 +188,6 @@ def request_videos(
         for prompt, name in names.items()
         for sample in range(samples)
     ]
-
-
-def tell_warnings_once() -> None:
-    """Print warnings as one line; Python's own "once" is forgotten when a library sets filters."""
-    told = set()
-
-    def tell(message, *_) -> None:
-        if str(message) not in told:
-            print(f"warning: {message}", file=sys.stderr)
-        told.add(str(message))
-
-    warnings.filterwarnings("always", category=UserWarning)
-    warnings.showwarning = tell
 
 
 def _place_output(out: Path, requests: list[Request]) -> tuple[Path, list[Request]]:

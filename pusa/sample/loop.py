@@ -1,13 +1,14 @@
 """The one loop that writes videos: what is there is kept, so that an interrupted run goes on.
 
-A video holds a record of how it was made, and is there if its file has just the record that it is
-to have; the device and the version that made it, ``made_with``, may be others.
+A video holds a record of all that decides its frames, files by their content, and is there if its
+file has just the record that it is to have; the device and our version that made it, ``made_with``,
+may be others.
 """
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from hashlib import file_digest
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,12 @@ from pusa import __version__
 from pusa.config import Outputs, VideoSettings
 from pusa.data.manifest import COLUMNS
 from pusa.data.video import read_settings, read_video, write_gif, write_png_frames, write_video
+from pusa.digests import digest_file
 from pusa.records import describe_device
 from pusa.sample.conditioning import Placement, given_frames, read_conditions
+
+#: Another release of these may draw other noise or round otherwise.
+PACKAGES = ("diffusers", "torch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +36,7 @@ class Request:
     prompt: str
     sample: int = 0  # decides the noise, together with prompt and seed
     placements: tuple[Placement, ...] = ()
+    embeds: str | None = None  # digest of its prompt's embedding, if it comes from a cache
 
     @property
     def file(self) -> str:
@@ -97,8 +103,11 @@ def plan_videos(
             "prompt": request.prompt,
             "sample": request.sample,
             **described[request.placements],
+            **({"embeds": request.embeds} if request.embeds else {}),
             **settings.model_dump(),
             **origin,
+            # Without the kind of build, such as +cpu: the device may be another.
+            "packages": {name: version(name).partition("+")[0] for name in PACKAGES},
         }
         record = json.loads(json.dumps(record))  # as a file gives it back
         known = type(settings).defaults()
@@ -156,23 +165,27 @@ def make_videos(
             progress.update(len(batch))
 
 
-def list_videos(requests: Sequence[Request], indices: Sequence[int], device: str) -> pd.DataFrame:
-    """A row for each video, as `pusa.data.manifest.read_manifests` reads them.
+def list_videos(
+    requests: Sequence[Request], indices: Sequence[int], folder: str | Path, device: str
+) -> pd.DataFrame:
+    """A row for each video in a folder, as `pusa.data.manifest.read_manifests` reads them.
 
     Args:
         indices: place of each prompt in its suite or dataset.
         device: ``cuda`` or ``cpu``, what this process computes on.
     """
-    rows = [(r.file, i, r.prompt, r.sample) for r, i in zip(requests, indices, strict=True)]
+    rows = [
+        (r.file, i, r.prompt, r.sample, digest_file(Path(folder) / r.file))
+        for r, i in zip(requests, indices, strict=True)
+    ]
     return pd.DataFrame(rows, columns=COLUMNS).assign(device=describe_device(device))
 
 
 def _describe_placements(placements: tuple[Placement, ...]) -> dict[str, Any]:
     conditions = []
     for placement in placements:
-        with placement.file.open("rb") as file:
-            digest = file_digest(file, "sha256").hexdigest()
-        conditions.append(asdict(placement) | {"file": placement.file.name, "sha256": digest})
+        told = {"file": placement.file.name, "sha256": digest_file(placement.file)}
+        conditions.append(asdict(placement) | told)
     return {"given": given_frames(placements), "conditions": conditions}
 
 

@@ -11,15 +11,16 @@ from typing import Any
 
 from pusa.clip import ClipSize
 from pusa.config import Weights
+from pusa.digests import digest_folder
 from pusa.models.folder import (
     PARTS,
     check_baseline_folder,
-    digest_files,
+    digest_weights,
     read_part,
     require_files,
     weight_files,
 )
-from pusa.models.lora import digest_lora, fingerprint, fit_lora, lora_info, read_merged
+from pusa.models.lora import digest_lora, fit_lora, lora_info, read_merged
 from pusa.models.lora_formats import open_lora
 
 
@@ -47,7 +48,7 @@ def describe_model(model: str | Path, weights: Weights) -> dict[str, Any]:
     folder = Path(weights.transformer or model / "transformer")
     origin = {
         "model": model.resolve().name,
-        "vae": digest_files(model / "vae"),
+        "vae": digest_folder(model / "vae"),
         "dtype": weights.dtype,
         "transformer": _describe_transformer(folder, weights.loras),
     }
@@ -66,12 +67,14 @@ def describe_baseline(folder: str | Path, dtype: str) -> dict[str, Any]:
     """
     folder = Path(folder)
     check_baseline_folder(folder)
+    encoder = folder / "image_encoder"
     return {
         "model": folder.resolve().name,
-        "vae": digest_files(folder / "vae"),
+        "vae": digest_folder(folder / "vae"),
         "dtype": dtype,
-        "baseline": fingerprint(folder / "transformer"),
-        "scheduler": digest_files(folder / "scheduler"),
+        "baseline": digest_weights(folder / "transformer"),
+        "scheduler": digest_folder(folder / "scheduler"),
+        "image_encoder": digest_folder(encoder) if encoder.is_dir() else None,
         "shift": None,  # the scheduler has its own
     }
 
@@ -104,7 +107,7 @@ def _describe_transformer(folder: Path, loras: Iterable[tuple[Path, float]]) -> 
                 "vectorized": lora_info(lora).vectorized,
             }
         )
-    return {"weights": fingerprint(folder), "merged": merged, "loras": described}
+    return {"weights": digest_weights(folder), "merged": merged, "loras": described}
 
 
 def check_size(size: ClipSize, *, vae: Mapping[str, Any], transformer: Mapping[str, Any]) -> None:

@@ -57,6 +57,7 @@ def sample_suite(
         origin, load = describe_baseline(model, settings.dtype), _load_baseline
         if settings.task != "i2v":
             raise ValueError(f"{model} makes video from an image, but task is {settings.task}")
+    origin["negative_embeds"] = embeds.digest(embeds.negative_prompt)
     given = TASKS[settings.task].given(settings.frames)
     wanted = [(prompt, sample) for prompt in prompts for sample in range(settings.samples)]
     requests = [
@@ -65,6 +66,7 @@ def sample_suite(
             prompt=prompt.prompt,
             sample=sample,
             placements=place(prompt.image, given),
+            embeds=embeds.digest(prompt.prompt),
         )
         for prompt, sample in wanted
     ]
@@ -75,7 +77,7 @@ def sample_suite(
         device=device,
         batch_size=settings.batch_size,
     )
-    return list_videos(requests, [prompt.index for prompt, _ in wanted], device)
+    return list_videos(requests, [prompt.index for prompt, _ in wanted], out, device)
 
 
 def _load_model(

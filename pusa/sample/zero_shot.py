@@ -83,4 +83,4 @@ def sample_task(
         switches=Switches(),
         device=device,
     )
-    return list_videos(requests, range(1, len(requests) + 1), device)
+    return list_videos(requests, range(1, len(requests) + 1), out, device)

@@ -1,7 +1,8 @@
 """Score files: a CSV with one row per video and dimension, and a JSON record of its making.
 
 The record lies beside the table, with the suffix ``.json``, and is written last: a table
-without one is what an interrupted job left.
+without one is what an interrupted job left. It holds the table's SHA-256: one of another content
+was edited, or cut.
 """
 
 import json
@@ -13,13 +14,17 @@ import pandas as pd
 
 from pusa.data.manifest import check_manifest
 from pusa.data.suite import KINDS, SuitePrompt
+from pusa.digests import digest_file
 from pusa.records import atomic, record_beside
 from pusa.score.arithmetic import NAMES
 
 #: ``file`` names the video, ``index`` its prompt's place in the suite. ``value`` is a share, of
 #: ``imaging_quality`` VBench's value / 100, of ``reference_psnr`` dB. ``frames`` are pixel frames.
-COLUMNS = ("file", "index", "sample", "kind", "dimension", "value", "frames", "scorer")
+#: ``sha256`` is that of the video.
+COLUMNS = ("file", "sha256", "index", "sample", "kind", "dimension", "value", "frames", "scorer")
 SCORERS = ("vbench", "weight_free")
+
+MAX_PSNR = 60.0  # dB; rounding to 8 bits alone leaves 59
 
 _LEAST = {"index": 0, "sample": 0, "frames": 2}  # of the columns of whole numbers
 _YES_OR_NO = ("dynamic_degree", "camera_motion", "motion_match")
@@ -28,7 +33,7 @@ _SLACK = 1e-3  # a cosine of a vector with itself may pass 1 by rounding
 _REGRESSIONS = ("aesthetic_quality", "imaging_quality")
 _REGRESSION_SLACK = 0.5
 #: Keys of a record in which score files that are compared may differ; all others decide a score.
-_VARYING = ("dimensions", "device", "devices", "rows")
+_VARYING = ("dimensions", "device", "devices", "sha256")
 _INTERRUPTED = "the job that wrote it was interrupted: delete it and run again"
 
 
@@ -38,7 +43,7 @@ def write_scores(table: pd.DataFrame, record: Mapping, out: str | Path) -> None:
     Args:
         table: rows with `COLUMNS`.
         record: ``scorer``, ``dimensions``, ``device``, ``packages`` and whatever else decides
-            a score; the number of ``rows`` is added.
+            a score; the table's ``sha256`` is added.
 
     Raises:
         ValueError: for a row that `read_scores` would refuse, or the record's own name.
@@ -50,7 +55,7 @@ def write_scores(table: pd.DataFrame, record: Mapping, out: str | Path) -> None:
     with atomic(out) as partial:
         table.to_csv(partial, index=False)
     with atomic(beside) as partial:
-        partial.write_text(json.dumps({**record, "rows": len(table)}, indent=2) + "\n")
+        partial.write_text(json.dumps({**record, "sha256": digest_file(out)}, indent=2) + "\n")
 
 
 def read_scores(file: str | Path) -> pd.DataFrame:
@@ -58,27 +63,24 @@ def read_scores(file: str | Path) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: if there is no table.
-        ValueError: if it was cut off, has no record, or has a row whose value is missing, not
-            finite or out of range, or that repeats another; names the file and the row.
+        ValueError: if it was cut off or edited, has no record, or has a row whose value is
+            missing, not finite or out of range, or that repeats another; names the file and the
+            row.
     """
     file = Path(file)
     if not file.is_file():
         raise FileNotFoundError(f"score file {file} does not exist")
     record = read_record(file)
-    content = file.read_bytes()
-    if not content.endswith(b"\n"):
-        row = content.count(b"\n") + 1
-        raise ValueError(f"{file} ends in the middle of row {row}; {_INTERRUPTED}")
+    if digest_file(file) != record["sha256"]:
+        raise ValueError(
+            f"{file} was cut or edited: its SHA-256 is not that of its record; delete it and run "
+            "again"
+        )
     try:
         table = pd.read_csv(file, dtype=str, keep_default_na=False)
     except ValueError as error:  # pandas does not name the file
         raise ValueError(f"{file}: cannot be read as CSV ({error})") from None
-    table = _check_rows(table, file, record)
-    if len(table) != record["rows"]:
-        raise ValueError(
-            f"{file} has {len(table)} scores, its record says {record['rows']}; {_INTERRUPTED}"
-        )
-    return table
+    return _check_rows(table, file, record)
 
 
 def read_record(file: str | Path) -> dict:
@@ -97,7 +99,7 @@ def read_record(file: str | Path) -> dict:
     text, listed = (str, "text"), (list, "a list")
     kinds = {"scorer": text, "dimensions": listed, "packages": (dict, "a table")}
     kinds |= {"devices": listed} if "devices" in record else {"device": text}
-    kinds["rows"] = (int, "a whole number")
+    kinds["sha256"] = text
     for key, (kind, expected) in kinds.items():
         if not isinstance(record.get(key), kind):
             raise ValueError(f"{record_file}: {key} is {record.get(key)!r}, expected {expected}")
@@ -132,10 +134,11 @@ def _check_rows(texts: pd.DataFrame, file: Path, record: Mapping) -> pd.DataFram
 
     regressed = dimension.isin(_REGRESSIONS) & (record["scorer"] == "vbench")
     slack = regressed.map({True: _REGRESSION_SLACK, False: _SLACK})
-    share = value.between(-slack, 1 + slack) | (dimension == "reference_psnr")  # which is in dB
+    psnr = dimension == "reference_psnr"
     refuse(~np.isfinite(value), "value", "a finite number")
     refuse(dimension.isin(_YES_OR_NO) & ~value.isin([0, 1]), "value", "0 or 1")
-    refuse(~share, "value", "0 to 1")
+    refuse(psnr & ~value.between(0, MAX_PSNR), "value", f"0 to {MAX_PSNR:g} dB")
+    refuse(~psnr & ~value.between(-slack, 1 + slack), "value", "0 to 1")
     for column, least in _LEAST.items():
         whole = (table[column] >= least) & (table[column] % 1 == 0)
         refuse(~whole, column, f"a whole number from {least}")
@@ -165,7 +168,7 @@ def gather_scores(
     Args:
         files: score files of dimensions and shards.
         prompts: the prompts of the setting, which say what is to be scored.
-        videos: the manifests of the setting, ``file, index, prompt, sample``.
+        videos: the manifests of the setting, ``file, index, prompt, sample, sha256``.
         samples: videos of each prompt, all of which the manifests must list.
 
     Returns:
@@ -193,6 +196,15 @@ def gather_scores(
         sources = " and ".join(sorted(set(scores.loc[scores["file"] == name, "source"])))
         raise ValueError(
             f"{name} has {' and '.join(map(str, frames))} frames in {sources}; expected one length"
+        )
+
+    listed = scores["file"].map(videos.drop_duplicates("file").set_index("file")["sha256"])
+    other = scores[listed.notna() & (listed != scores["sha256"])]
+    if len(other):
+        row = other.iloc[0]
+        raise ValueError(
+            f"{row['source']}: {row['dimension']} of {row['file']} is of another video than the "
+            "one that is listed; delete the score file to have it made again"
         )
 
     extra = [name for name in scores["dimension"].unique() if name not in NAMES]

@@ -29,6 +29,7 @@ from PIL import Image
 from pusa.data.manifest import check_manifest
 from pusa.data.suite import VBENCH_MIN_SIDE, SuitePrompt, check_motions
 from pusa.data.video import video_shape
+from pusa.digests import digest_file
 from pusa.records import describe_device
 from pusa.score.arithmetic import NAMES, prompt_sums
 from pusa.score.files import COLUMNS
@@ -111,6 +112,7 @@ def score_videos(
         score, *_, results = compute(_link_videos(wanted, videos, names, folder, Path(links)))
     values = _read_results(results, {names[file]: file for file in videos["file"]}, dimension)
     table = videos[["file", "index", "sample"]].assign(
+        sha256=[digest_file(folder / file) for file in videos["file"]],
         kind=[by_index[index].kind for index in videos["index"]],
         dimension=dimension,
         value=videos["file"].map(values),

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from pusa.records import check_space, describe_file
+from pusa.digests import describe_file
+from pusa.records import check_space
 
 
 @dataclass(frozen=True)

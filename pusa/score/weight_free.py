@@ -27,8 +27,9 @@ from pusa.data.image import load_image
 from pusa.data.manifest import check_manifest
 from pusa.data.suite import SuitePrompt, check_motions
 from pusa.data.video import check_clip, check_samples, read_video
+from pusa.digests import digest_file
 from pusa.records import describe_device
-from pusa.score.files import COLUMNS
+from pusa.score.files import COLUMNS, MAX_PSNR
 
 cv2.setNumThreads(1)  # the one core that a scoring job asks for; more are slower on small images
 
@@ -40,7 +41,6 @@ STILL = 0.003
 CAMERA_STILL = 0.015
 KEY_SHIFT = 0.03  # share of the image's side that the picture moves before a new key frame
 NOISE_TOLERANCE = 10.0  # standard deviation in grey levels, 0 to 255
-MAX_PSNR = 60.0  # dB; rounding to 8 bits alone leaves 59
 PACKAGES = ("numpy", "opencv-python-headless", "scikit-image")
 
 
@@ -56,7 +56,7 @@ def measure_videos(
 
     Args:
         prompts: the suite.
-        videos: the manifest, ``file, index, sample``.
+        videos: the manifest, ``file, index, prompt, sample``.
         references: folder of ``<index>.mp4``, the true continuations, if there are any.
 
     Returns:
@@ -73,7 +73,8 @@ def measure_videos(
     rows = []
     for row in tqdm(videos.to_dict("records"), desc="Scoring", unit="video", mininterval=2):
         prompt = by_index[row["index"]]
-        clip = read_video(Path(folder) / row["file"])
+        file = Path(folder) / row["file"]
+        clip = read_video(file)
         features = ClipFeatures(
             clip, load_image(prompt.image, height=size.height, width=size.width)
         )
@@ -84,7 +85,7 @@ def measure_videos(
             truth = read_video(Path(references) / prompt.reference_name)[: len(clip)]
             values["reference_psnr"] = reference_psnr(clip, truth)
             values["motion_match"] = motion_match(features.flow, optical_flow(truth))
-        video = (row["file"], prompt.index, row["sample"], prompt.kind)
+        video = (row["file"], digest_file(file), prompt.index, row["sample"], prompt.kind)
         rows += [
             (*video, name, float(value), len(clip), "weight_free") for name, value in values.items()
         ]

@@ -30,10 +30,17 @@ from tqdm import tqdm
 
 from pusa.config import TrainSettings
 from pusa.data.cache import LatentCache
+from pusa.digests import digest_folder
 from pusa.flow import TRAIN_TIMESTEPS, fafm_loss, interpolate, loss_weight, sample_sigma
-from pusa.models.folder import check_rank, read_part, weight_files
+from pusa.models.folder import (
+    check_rank,
+    digest_text_encoder,
+    digest_weights,
+    read_part,
+    weight_files,
+)
 from pusa.models.load import load_transformer
-from pusa.models.lora import METADATA_KEY, LoraInfo, fingerprint, save_lora
+from pusa.models.lora import METADATA_KEY, LoraInfo, save_lora
 from pusa.models.stream import TensorLayout, read_header, write_tensors
 from pusa.records import describe_device
 from pusa.train.checkpoint import (
@@ -100,7 +107,7 @@ def train(
     with together():
         data = LatentCache(cache)
         _check(settings, data, transformer, out, state, world)
-        base = fingerprint(transformer)
+        base = digest_weights(transformer)
         run = {**settings.model_dump(), "base": base, "cache": data.digest(), "processes": world}
         # What must not change on the way; what is saved, and how often, changes no iteration.
         saving = ("iterations", "checkpoint_every")
@@ -234,6 +241,7 @@ def _check(
         raise ValueError(
             f"the state folder {state} and the output folder {out} must not hold one another"
         )
+    _check_encoded_by(data, Path(transformer).parent)
     config = read_part(transformer)
     weight_files(transformer)
     if settings.rank is not None:
@@ -246,6 +254,21 @@ def _check(
             raise ValueError(
                 f"{data.folder} has {found} {what}, but {transformer} takes {config[key]}; "
                 "cache the clips with the same model"
+            )
+
+
+def _check_encoded_by(data: LatentCache, model: Path) -> None:
+    """Refuse what another VAE or text encoder has encoded than the transformer's neighbours."""
+    digests = {
+        "vae": lambda: digest_folder(model / "vae"),
+        "text_encoder": lambda: digest_text_encoder(model),
+    }
+    for part, digest in digests.items():
+        # A transformer may stand alone, and a released cache does not tell.
+        if part in data.made and (model / part).is_dir() and data.made[part] != digest():
+            raise ValueError(
+                f"{data.folder} was encoded by another {part} than {model / part}, by the SHA-256 "
+                "of their files; cache the clips with the same model"
             )
 
 

@@ -1,6 +1,7 @@
 import json
 import shutil
 
+import av
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,8 +13,9 @@ from pusa.config import Size
 from pusa.data import cache as caching
 from pusa.data.cache import LatentCache, PromptCache, cache_latents, cache_prompts
 from pusa.data.dataset import read_clip, read_metadata
-from pusa.data.video import write_video
-from pusa.models.folder import digest_files
+from pusa.data.video import read_video, write_video
+from pusa.digests import digest_folder
+from pusa.models.folder import digest_text_encoder
 from pusa.models.load import encode_pixels, frames_to_pixels, load_vae, normalise_latents
 from pusa.models.text import encode_prompts, load_text_encoder
 from pusa.tiny.text import TEXT_DIM, TEXT_TOKENS
@@ -67,9 +69,10 @@ def test_index_says_how_it_was_made(latent_cache, model):
         "frames": 9,
         "height": 64,
         "width": 64,
-        "vae": digest_files(model / "vae"),
+        "vae": digest_folder(model / "vae"),
         "dtype": "torch.float32",
         "text_tokens": TEXT_TOKENS,
+        "text_encoder": digest_text_encoder(model),
     }
     assert index["clips"][0]["file"] == "train/video_000001.mp4"
 
@@ -96,14 +99,26 @@ def test_every_caption_is_embedded_once(own, model, size, tmp_path, monkeypatch)
     assert not torch.equal(data.prompt_embeds(0), data.prompt_embeds(1))
 
 
-def test_captions_are_embedded_in_batches(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(caching, "TEXT_BATCH", 2)
+def test_prompts_are_embedded(model, tmp_path):
     prompts = {"red", "blue circle", "green square moves", "white", "dots"}
     cache_prompts(prompts, model, tmp_path / "p.safetensors", text_tokens=6)
     cached, text = PromptCache(tmp_path / "p.safetensors"), load_text_encoder(model)
     for prompt in (*prompts, ""):
         expected = encode_prompts(*text, [prompt], 6)[0]
         torch.testing.assert_close(cached[prompt], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_clips_of_another_rate_are_taken_with_a_warning(own, model, size, tmp_path):
+    file = own / "train/video_000002.mp4"
+    frames = read_video(file)
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.height, stream.width, stream.pix_fmt = 64, 64, "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    with pytest.warns(UserWarning, match=r"^1 of 6 clips .* 16, such as .*_000002.mp4 with 30: "):
+        build(own, model, tmp_path / "cache", size)
 
 
 # Going on after an interruption
@@ -143,6 +158,8 @@ def test_a_changed_clip_is_encoded_anew(own, model, size, tmp_path, monkeypatch,
     before = build(own, model, tmp_path / "cache", size)
     encoded.clear()
     fourth = read_metadata(own)[3].path
+    for clip in read_metadata(own):
+        clip.path.touch()  # as if all were rendered again
     write_video(fourth, np.full((9, 64, 64, 3), 90, np.uint8))
     after = build(own, model, tmp_path / "cache", size)
     assert len(encoded) == 2  # the shard that holds it
@@ -353,6 +370,20 @@ def test_negative_prompt_is_embedded(model, tmp_path):
     assert cached.negative_prompt == "blue dots"
     expected = encode_prompts(*load_text_encoder(model), ["blue dots"], 5)[0]
     torch.testing.assert_close(cached[cached.negative_prompt], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_embedding_is_told_by_its_content(model, tmp_path):
+    """By another text encoder a prompt has another, and beside other prompts the same."""
+    digests = []
+    for name, prompts in (("one", {"red"}), ("two", {"red", "blue"})):
+        cache_prompts(prompts, model, tmp_path / name, text_tokens=5)
+        digests.append(PromptCache(tmp_path / name).digest("red"))
+    assert digests[0] == digests[1] != PromptCache(tmp_path / "two").digest("blue")
+    other = shutil.copytree(model, tmp_path / "model")
+    file = other / "text_encoder/model.safetensors"
+    save_file({n: 1.01 * t for n, t in load_file(file).items()}, file, {"format": "pt"})
+    cache_prompts({"red"}, other, tmp_path / "three", text_tokens=5)
+    assert PromptCache(tmp_path / "three").digest("red") != digests[0]
 
 
 def test_uncached_prompt_is_named(prompt_cache):

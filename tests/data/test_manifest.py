@@ -1,16 +1,30 @@
+import os
+import time
+
+import numpy as np
 import pandas as pd
 import pytest
 
-from pusa.data.manifest import check_manifest, is_complete, read_manifests
+from pusa.data.manifest import (
+    COLUMNS,
+    check_files,
+    check_manifest,
+    find_changed,
+    read_manifests,
+)
+from pusa.data.video import read_settings, read_video, write_video
+from pusa.digests import digest_file
 
 
 def test_lists_of_one_folder(tmp_path):
-    (tmp_path / "a.csv").write_text("file,index,prompt,sample\n0-0.mp4,0,NA,0\n")
-    (tmp_path / "b.csv").write_text("file,index,prompt,sample\n1-0.mp4,1,12,0\n")
+    (tmp_path / "a.csv").write_text("file,index,prompt,sample,sha256\n0-0.mp4,0,NA,0,a\n")
+    (tmp_path / "b.csv").write_text("file,index,prompt,sample,sha256\n1-0.mp4,1,12,0,b\n")
     videos, folder = read_manifests([tmp_path / "a.csv", tmp_path / "b.csv"])
     assert (folder, list(videos["prompt"])) == (tmp_path, ["NA", "12"])  # texts, as they are
     (tmp_path / "c.csv").write_text("file,index\n")
-    with pytest.raises(ValueError, match=r"c\.csv: a list of videos has no column prompt, sample"):
+    with pytest.raises(
+        ValueError, match=r"c\.csv: a list of videos has no column prompt, sample, sha256"
+    ):
         read_manifests([tmp_path / "c.csv"])
     (tmp_path / "d.csv").write_text("")
     with pytest.raises(ValueError, match=r"d\.csv: cannot be read as a list of videos"):
@@ -28,10 +42,68 @@ def test_videos_are_of_the_suite(prompts):
         check_manifest(prompts, videos.assign(index=99))
 
 
-def test_list_is_complete_with_all_its_videos(tmp_path):
-    manifest = tmp_path / "shard0.csv"
-    manifest.write_text("file,index\n0000-0.mp4,0\n0001-0.mp4,1\n")
-    (tmp_path / "0000-0.mp4").touch()
-    assert not is_complete(manifest)
-    (tmp_path / "0001-0.mp4").touch()
-    assert is_complete(manifest)
+@pytest.fixture
+def videos(tmp_path):
+    """Two videos that say what they are of, with their list."""
+    frames = np.full((5, 16, 16, 3), 20, np.uint8)
+    frames += np.arange(0, 100, 20, dtype=np.uint8)[:, None, None, None]  # brighter and brighter
+    rows = []
+    for n, prompt in enumerate(("a dog", "a cat")):
+        write_video(tmp_path / f"{n}.mp4", frames + 30 * n, {"prompt": prompt, "sample": 0})
+        rows.append((f"{n}.mp4", n, prompt, 0, digest_file(tmp_path / f"{n}.mp4")))
+    pd.DataFrame(rows, columns=COLUMNS).to_csv(tmp_path / "shard0.csv", index=False)
+    return tmp_path
+
+
+def reverse(path):
+    write_video(path, read_video(path)[::-1], read_settings(path))
+
+
+def swap(videos):
+    os.replace(videos / "0.mp4", videos / "kept.mp4")
+    os.replace(videos / "1.mp4", videos / "0.mp4")
+    os.replace(videos / "kept.mp4", videos / "1.mp4")
+
+
+def check(videos):
+    check_files(*read_manifests([videos / "shard0.csv"]))
+
+
+def test_videos_are_those_that_were_listed(videos):
+    check(videos)
+    reverse(videos / "1.mp4")
+    with pytest.raises(ValueError, match=r"1\.mp4 was changed after it was listed; delete it"):
+        check(videos)
+    (videos / "1.mp4").unlink()
+    with pytest.raises(FileNotFoundError, match=r"video .*1\.mp4 is missing"):
+        check(videos)
+
+
+def test_swapped_videos_say_of_what_they_are(videos):
+    swap(videos)
+    expected = "0.mp4 says that it is of prompt 'a cat', but it is listed for 'a dog'"
+    with pytest.raises(ValueError, match=expected):
+        check(videos)
+
+
+def test_changed_videos_are_found(videos):
+    manifest, times = videos / "shard0.csv", (videos / "0.mp4").stat()
+    assert find_changed(manifest) == []
+    reverse(videos / "0.mp4")
+    os.utime(videos / "0.mp4", ns=(times.st_atime_ns, times.st_mtime_ns))  # as if it were old
+    assert find_changed(manifest) == [videos / "0.mp4"]
+    (videos / "1.mp4").unlink()
+    assert find_changed(manifest) == [videos / "0.mp4", videos / "1.mp4"]
+
+
+def test_swapped_videos_are_found(videos):
+    swap(videos)
+    assert find_changed(videos / "shard0.csv") == [videos / "0.mp4", videos / "1.mp4"]
+
+
+def test_videos_are_not_read_again_without_need(videos, monkeypatch):
+    (videos / "0.mp4").chmod(0o600)  # touched, as by a copy of the folder
+    time.sleep(0.02)  # a tick of the file system's clock
+    assert find_changed(videos / "shard0.csv") == []
+    monkeypatch.setattr("pusa.data.manifest.digest_file", None)
+    assert find_changed(videos / "shard0.csv") == []

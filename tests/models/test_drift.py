@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -19,7 +20,9 @@ from pusa.models.drift import (
     module_kind,
     transformer_drift,
 )
-from pusa.models.lora import LoraInfo, convert_lora, fingerprint, merge_lora, save_lora
+from pusa.models.folder import digest_weights
+from pusa.models.lora import LoraInfo, convert_lora, lora_info, merge_lora, save_lora
+from pusa.models.lora_formats import PREFIX, open_lora
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 RANK, ALPHA, SCALE = 3, 6, 1.4  # alpha is not the rank, so that a forgotten alpha / rank shows
@@ -59,7 +62,7 @@ def lora(base, factors, tmp_path_factory):
         rank=RANK,
         lora_alpha=ALPHA,
         targets=TOUCHED,
-        base=fingerprint(base),
+        base=digest_weights(base),
         iteration=1,
         p_async=1.0,
         vectorized=True,
@@ -138,7 +141,10 @@ def test_shards(base, lora, tmp_path):
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
     changes = transformer_drift(tmp_path / "shards", base)
     assert set(changes["relative_change"]) == {0.0}
-    pd.testing.assert_frame_equal(lora_drift(tmp_path / "shards", lora), lora_drift(base, lora))
+    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in load_file(lora).items()}
+    anywhere = tmp_path / "any.safetensors"
+    save_lora(anywhere, tensors, replace(lora_info(open_lora(lora)), base=None))
+    pd.testing.assert_frame_equal(lora_drift(tmp_path / "shards", anywhere), lora_drift(base, lora))
 
 
 def test_image_to_video_model(base, before, trained):
@@ -270,7 +276,7 @@ def test_values_that_are_not_finite(base, trained):
 
 def test_lora_of_another_base(lora, trained):
     other = trained(proj_out__bias=-torch.ones(64))
-    with pytest.raises(ValueError, match="was trained on the base"):
+    with pytest.raises(ValueError, match="was trained on a base of SHA-256"):
         lora_drift(other, lora)
 
 

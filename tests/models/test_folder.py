@@ -3,11 +3,13 @@ import os
 import shutil
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from pusa.models.folder import (
     PARTS,
     check_baseline_folder,
     check_model_folder,
+    digest_weights,
     require_files,
     weight_files,
 )
@@ -115,3 +117,25 @@ def test_text_to_video_is_no_baseline(model):
     message = "is of a WanPipeline, expected a WanImageToVideoPipeline"
     with pytest.raises(ValueError, match=message):
         check_baseline_folder(model)
+
+
+def test_weights_are_told_apart_by_their_content(copy, model, tmp_path):
+    """All weights of the blocks are noise, and nothing else is changed."""
+    before = digest_weights(model / "transformer")
+    file = copy / "transformer" / WEIGHTS
+    assert digest_weights(file.parent) == before
+    tensors = load_file(file)
+    for name, tensor in tensors.items():
+        if name.startswith("blocks.") and tensor.ndim == 2:
+            tensor.normal_()
+    file.unlink()  # a link
+    save_file(tensors, file, {"format": "pt"})
+    assert digest_weights(file.parent) != before
+
+
+def test_the_config_counts_too(copy, model):
+    config = copy / "transformer/config.json"
+    changed = config.read_text().replace('"eps": 1e-06', '"eps": 1e-05')
+    config.unlink()
+    config.write_text(changed)
+    assert digest_weights(config.parent) != digest_weights(model / "transformer")

@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from pusa.cli import app
+from pusa.models.folder import digest_weights
 from pusa.models.load import load_transformer
 from pusa.models.lora import (
     LoraInfo,
     convert_lora,
-    fingerprint,
     lora_info,
     merge_lora,
     read_merged,
@@ -58,7 +58,7 @@ def info(base):
         rank=RANK,
         lora_alpha=ALPHA,
         targets=TARGETS,
-        base=fingerprint(base),
+        base=digest_weights(base),
         iteration=7,
         p_async=1.0,
         vectorized=True,
@@ -70,6 +70,15 @@ def info(base):
 def lora(adapter, info, tmp_path_factory):
     file = tmp_path_factory.mktemp("lora") / "deep" / "iteration_7.safetensors"
     save_lora(file, get_peft_model_state_dict(adapter, adapter_name="default"), info)
+    return file
+
+
+@pytest.fixture(scope="module")
+def for_any_base(adapter, info, tmp_path_factory):
+    """The same without a word on the base, as others write theirs."""
+    file = tmp_path_factory.mktemp("lora") / "any.safetensors"
+    tensors = get_peft_model_state_dict(adapter, adapter_name="default")
+    save_lora(file, tensors, replace(info, base=None))
     return file
 
 
@@ -114,7 +123,7 @@ def test_metadata_says_how_it_was_trained(lora, base):
         "rank": RANK,
         "lora_alpha": ALPHA,
         "targets": list(TARGETS),
-        "base": fingerprint(base),
+        "base": digest_weights(base),
         "iteration": 7,
         "p_async": 1.0,
         "vectorized": True,
@@ -159,25 +168,25 @@ def test_merge_of_scale_zero_is_the_base(tmp_path, base, lora):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_merge_keeps_the_storage_type_and_rounds_once(tmp_path, base, lora):
+def test_merge_keeps_the_storage_type_and_rounds_once(tmp_path, base, for_any_base):
     half = tmp_path / "half"
     WanTransformer3DModel.from_pretrained(base).to(torch.bfloat16).save_pretrained(half)
-    merge_lora(half, lora, tmp_path / "merged", lora_scale=1.0)
+    merge_lora(half, for_any_base, tmp_path / "merged", lora_scale=1.0)
     before, after = load_file(half / WEIGHTS), load_file(tmp_path / "merged" / WEIGHTS)
     assert {n: t.dtype for n, t in before.items()} == {n: t.dtype for n, t in after.items()}
     name = "blocks.0.attn1.to_q"
-    tensors, _ = read_lora(lora)
+    tensors, _ = read_lora(for_any_base)
     product = tensors[f"{name}.lora_B.weight"] @ tensors[f"{name}.lora_A.weight"]
     expected = (before[f"{name}.weight"].float() + ALPHA / RANK * product).bfloat16()
     assert torch.equal(after[f"{name}.weight"], expected)
 
 
-def test_sharded_base_merges_alike(tmp_path, base, lora, inputs):
+def test_sharded_base_merges_alike(tmp_path, base, for_any_base, inputs):
     sharded = tmp_path / "sharded"
     WanTransformer3DModel.from_pretrained(base).save_pretrained(sharded, max_shard_size="40KB")
     assert len(list(sharded.glob("*.safetensors"))) > 1
     for folder in (base, sharded):
-        merge_lora(folder, lora, tmp_path / f"merged-{folder.name}", lora_scale=1.4)
+        merge_lora(folder, for_any_base, tmp_path / f"merged-{folder.name}", lora_scale=1.4)
     outputs = [
         run(load_transformer(tmp_path / f"merged-{f.name}"), inputs) for f in (base, sharded)
     ]
@@ -220,7 +229,6 @@ def test_original_names_merge_alike(tmp_path, base, foreign):
         renamed[to_wan(name) or f"{to_wan(module)}.{kind}"] = tensor
     save_file(renamed, folder / WEIGHTS)
     assert "head.modulation" in renamed and "blocks.1.norm3.weight" in renamed
-    assert fingerprint(folder) == fingerprint(base)
     for name in ("authors", "diffusers"):
         merge_lora(folder, foreign / f"{name}.safetensors", tmp_path / name, lora_scale=1.4)
     merge_lora(base, foreign / "authors.safetensors", tmp_path / "expected", lora_scale=1.4)
@@ -361,7 +369,7 @@ def test_a_scale_that_is_no_number_is_refused(tmp_path, base, lora, scale):
         merge_lora(base, lora, tmp_path / "merged", lora_scale=scale)
 
 
-def test_an_interrupted_merge_leaves_nothing(tmp_path, sharded, lora, monkeypatch):
+def test_an_interrupted_merge_leaves_nothing(tmp_path, sharded, for_any_base, monkeypatch):
     """Stopped in the second shard; the next merge also clears what a killed one left."""
     written = []
 
@@ -373,13 +381,13 @@ def test_an_interrupted_merge_leaves_nothing(tmp_path, sharded, lora, monkeypatc
 
     monkeypatch.setattr("pusa.models.lora.write_tensors", stop)
     with pytest.raises(KeyboardInterrupt):
-        merge_lora(sharded, lora, tmp_path / "merged", lora_scale=1.0)
+        merge_lora(sharded, for_any_base, tmp_path / "merged", lora_scale=1.0)
     assert [path.name for path in tmp_path.iterdir()] == ["sharded"]
     monkeypatch.undo()
     left = tmp_path / ".partial-merged"
     left.mkdir()
     (left / "half.safetensors").write_text("")
-    merge_lora(sharded, lora, tmp_path / "merged", lora_scale=1.0)
+    merge_lora(sharded, for_any_base, tmp_path / "merged", lora_scale=1.0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["merged", "sharded"]
     files = {path.name for path in sharded.iterdir()}
     assert {path.name for path in (tmp_path / "merged").iterdir()} == files
@@ -387,7 +395,7 @@ def test_an_interrupted_merge_leaves_nothing(tmp_path, sharded, lora, monkeypatc
 
 def test_another_base_is_refused(tmp_path, lora, new_transformer):
     new_transformer(seed=9).save_pretrained(tmp_path / "other")
-    with pytest.raises(ValueError, match=r"was trained on the base .* but .*other is"):
+    with pytest.raises(ValueError, match=r"was trained on a base of SHA-256 .* but .*other is"):
         merge_lora(tmp_path / "other", lora, tmp_path / "merged", lora_scale=1.0)
     assert not (tmp_path / "merged").exists()
 
@@ -698,41 +706,3 @@ def test_merge_command(tmp_path, pusa, base, lora):
     done = pusa("merge", *words)
     assert done.exit_code == 0, done.output
     assert read_merged(tmp_path / "merged")["lora_scale"] == 1.4
-
-
-# Fingerprint
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_fingerprint_is_that_of_a_half_copy(tmp_path, model, dtype):
-    """The released weights are bfloat16; a copy stored wider or narrower is the same model."""
-    source = WanTransformer3DModel.from_pretrained(model / "transformer").to(torch.bfloat16)
-    names = ("a", "b")
-    for name, kind in zip(names, (torch.float32, dtype), strict=True):
-        source.to(kind).save_pretrained(tmp_path / name)
-    assert fingerprint(tmp_path / "a") == fingerprint(tmp_path / "b")
-
-
-def test_fingerprint_of_a_float16_copy_of_float32_weights(tmp_path, model):
-    """Weights that float16 cannot hold exactly, as those that a training leaves."""
-    source = WanTransformer3DModel.from_pretrained(model / "transformer")
-    source.to(torch.float16).save_pretrained(tmp_path)
-    assert fingerprint(tmp_path) == fingerprint(model / "transformer")
-
-
-def test_fingerprint_does_not_depend_on_shards(tmp_path, new_transformer):
-    new_transformer().save_pretrained(tmp_path / "one")
-    new_transformer().save_pretrained(tmp_path / "many", max_shard_size="40KB")
-    assert fingerprint(tmp_path / "one") == fingerprint(tmp_path / "many")
-
-
-def test_fingerprint_differs_for_another_model(tmp_path, model, new_transformer):
-    new_transformer(seed=1).save_pretrained(tmp_path)
-    assert fingerprint(tmp_path) != fingerprint(model / "transformer")
-
-
-def test_fingerprint_differs_for_another_shape(tmp_path, model):
-    tensors = load_file(model / "transformer" / WEIGHTS)
-    tensors["blocks.0.ffn.net.2.weight"] = tensors["blocks.0.ffn.net.2.weight"][:, :-1].clone()
-    save_file(tensors, tmp_path / WEIGHTS)
-    assert fingerprint(tmp_path) != fingerprint(model / "transformer")

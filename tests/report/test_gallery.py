@@ -1,14 +1,16 @@
-import csv
 import json
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 from playwright.sync_api import expect
 from typer.testing import CliRunner
 
 from pusa.cli import app
+from pusa.data.manifest import COLUMNS
 from pusa.data.video import FPS, read_video, write_video
+from pusa.digests import digest_file
 from pusa.report import gallery
 from pusa.report.gallery import Sample, find_samples, write_gallery, write_video_page
 from tests.browser import open_page
@@ -34,11 +36,9 @@ def make_setting(folder, prompts, *, given, samples=1):
             name = f"{index:04d}-{sample}.mp4"
             about = {"prompt": prompt, "given": given, "steps": 2, "seed": 0}
             make_video(folder / name, about)
-            rows.append({"file": name, "index": index, "prompt": prompt, "sample": sample})
-    with (folder / "shard0.csv").open("w", newline="") as lines:
-        writer = csv.DictWriter(lines, ["file", "index", "prompt", "sample", "device"])
-        writer.writeheader()
-        writer.writerows(rows)
+            digest = digest_file(folder / name)
+            rows.append((name, index, prompt, sample, digest))
+    pd.DataFrame(rows, columns=COLUMNS).to_csv(folder / "shard0.csv", index=False)
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,13 @@
+from importlib.metadata import version
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from pusa.config import GenerateSettings, Outputs
+from pusa.data.manifest import COLUMNS
 from pusa.data.video import read_settings, read_video, write_video
+from pusa.digests import digest_file
 from pusa.records import describe_device
 from pusa.sample import loop
 from pusa.sample.conditioning import parse_placement
@@ -68,16 +72,19 @@ def test_batches_in_the_order_of_requests(write, tmp_path):
         assert np.abs(greys(read_video(video)) - (20 * number + np.arange(9))).max() <= 2
 
 
-def test_list_of_videos():
+def test_list_of_videos(tmp_path):
     requests = [Request(name="a", prompt="x"), Request(name="b", prompt="x", sample=1)]
-    assert list_videos(requests, [4, 4], "cpu").to_dict("list") == {
+    for request in requests:
+        (tmp_path / request.file).write_text(request.name)
+    assert list_videos(requests, [4, 4], tmp_path, "cpu").to_dict("list") == {
         "file": ["a.mp4", "b.mp4"],
         "index": [4, 4],
         "prompt": ["x", "x"],
         "sample": [0, 1],
+        "sha256": [digest_file(tmp_path / name) for name in ("a.mp4", "b.mp4")],
         "device": [describe_device("cpu")] * 2,
     }
-    assert list(list_videos([], [], "cpu")) == ["file", "index", "prompt", "sample", "device"]
+    assert list(list_videos([], [], tmp_path, "cpu")) == [*COLUMNS, "device"]
 
 
 def test_record_is_in_the_file(write, image):
@@ -97,6 +104,7 @@ def test_record_is_in_the_file(write, image):
         "sample": 3,
         "given": [[1, 1, 0.3], [9, 9, 0.0]],
         "model": "fake",
+        "packages": {name: version(name).partition("+")[0] for name in ("diffusers", "torch")},
         **settings.model_dump(),
     }
 

@@ -116,11 +116,11 @@ def test_record_is_in_the_file(make, settings, model, tmp_path, prompts):
 
 
 def test_finished_videos_are_kept(make, tmp_path, monkeypatch, decoded):
-    table = make()
+    make()
     before = times(tmp_path / "out")
     (tmp_path / "out" / "0001-0.mp4").write_bytes(b"half a video")
     decoded.clear()
-    make()
+    table = make()
     assert times(tmp_path / "out")["0000-0.mp4"] == before["0000-0.mp4"]
     assert [len(batch) for batch in decoded] == [1]
     monkeypatch.setattr(module, "load_transformer", None)  # is not even loaded

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from pusa.data.suite import SuitePrompt
-from pusa.score.files import COLUMNS, gather_scores, read_scores, write_scores
+from pusa.digests import digest_file
+from pusa.score.files import COLUMNS, gather_scores, read_record, read_scores, write_scores
 
 RECORD = {
     "scorer": "vbench",
@@ -21,14 +22,14 @@ SUITE = [
     SuitePrompt(2, "a road, camera static", ("camera_motion",), None),
 ]
 VIDEOS = pd.DataFrame(
-    [(p.video_name(s), p.index, p.prompt, s) for p in SUITE for s in (0, 1)],
-    columns=["file", "index", "prompt", "sample"],
+    [(p.video_name(s), p.index, p.prompt, s, f"{p.index}{s}") for p in SUITE for s in (0, 1)],
+    columns=["file", "index", "prompt", "sample", "sha256"],
 )
 
 
 def row(index, sample, dimension, value, *, frames=17, scorer="vbench"):
-    kind = SUITE[index].kind
-    return (f"{index:04d}-{sample}.mp4", index, sample, kind, dimension, value, frames, scorer)
+    video = (f"{index:04d}-{sample}.mp4", f"{index}{sample}", index, sample, SUITE[index].kind)
+    return (*video, dimension, value, frames, scorer)
 
 
 def rows(*rows):
@@ -57,6 +58,13 @@ def edit(file, old, new):
     file.write_text(text.replace(old, new, 1))
 
 
+def misrecord(file, old, new):
+    """Edit a table as a faulty scorer would have written it, with a record of its own."""
+    before = read_record(file)["sha256"]
+    edit(file, old, new)
+    edit(file.with_suffix(".json"), before, digest_file(file))
+
+
 # One file
 
 
@@ -64,7 +72,7 @@ def test_round_trip(tmp_path, table, file):
     back = read_scores(file)
     pd.testing.assert_frame_equal(back, table, check_exact=True)
     record = json.loads((tmp_path / "a-alpha1.4.json").read_text())
-    assert record == {**RECORD, "rows": 4}
+    assert record == {**RECORD, "sha256": digest_file(file)}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a-alpha1.4.csv", "a-alpha1.4.json"]
 
 
@@ -90,24 +98,26 @@ def test_missing_file(tmp_path):
         ("1.0,17", "0.9,17", "row 3: value of dynamic_degree .* is 0.9, expected 0 or 1"),
         (",17,", ",1,", "row 2: frames .* is 1, expected a whole number from 2"),
         (",17,", ",17.5,", "row 2: frames .* is 17.5, expected a whole number from 2"),
-        ("mp4,0,1", "mp4,0,-1", "row 4: sample .* is -1, expected a whole number from 0"),
-        ("mp4,0,1", "mp4,x,1", "row 4: index .* is x, expected a whole number from 0"),
+        ("mp4,01,0,1", "mp4,01,0,-1", "row 4: sample .* is -1, expected a whole number from 0"),
+        ("mp4,01,0,1", "mp4,01,x,1", "row 4: index .* is x, expected a whole number from 0"),
         ("subject,", "object,", "row 2: kind .* is object, expected one of subject, background"),
         ("vbench", "weight_free", "row 2: scorer .* is weight_free, expected vbench, as recorded"),
         ("dynamic_degree", "i2v_subject", "row 3 repeats row 2: i2v_subject of 0000-0.mp4"),
-        ("0000-1.mp4,0,1", "0000-2.mp4,0,0", "row 4 repeats row 2: i2v_subject of 0000-2.mp4"),
+        ("1.mp4,01,0,1", "2.mp4,01,0,0", "row 4 repeats row 2: i2v_subject of 0000-2.mp4"),
         (",frames", ",length", "columns are file, .*length, scorer; expected file, .*frames"),
         ("0.5,", "0.5,0.5,", "cannot be read as CSV"),
     ],
 )
 def test_damage_is_named(file, old, new, message):
-    edit(file, old, new)
+    misrecord(file, old, new)
     with pytest.raises(ValueError, match=rf"a-alpha1\.4\.csv.*{message}"):
         read_scores(file)
 
 
 def test_bytes_that_are_no_text(file):
+    before = digest_file(file)
     file.write_bytes(b"\xff\xfe" + file.read_bytes())
+    edit(file.with_suffix(".json"), before, digest_file(file))
     with pytest.raises(ValueError, match=r"a-alpha1\.4\.csv: cannot be read as CSV"):
         read_scores(file)
 
@@ -138,11 +148,13 @@ def test_what_may_pass_the_bounds(tmp_path, dimension, value, scorer):
         ("imaging_quality", 68.2, "vbench"),  # on VBench's own scale, per cent
         ("aesthetic_quality", -3.0, "vbench"),
         ("imaging_quality", 1.3, "weight_free"),
+        ("reference_psnr", 500.0, "weight_free"),
+        ("reference_psnr", -1.0, "weight_free"),
     ],
 )
 def test_a_value_on_another_scale(tmp_path, dimension, value, scorer):
     table = rows(row(0, 0, dimension, value, scorer=scorer))
-    with pytest.raises(ValueError, match=f"{dimension} of .* is {value}, expected 0 to 1"):
+    with pytest.raises(ValueError, match=rf"{dimension} of .* is {value}, expected 0 to (1|60)"):
         write_scores(table, RECORD | {"scorer": scorer}, tmp_path / "a.csv")
 
 
@@ -165,13 +177,19 @@ def test_a_table_is_not_lost_to_its_record(tmp_path, table):
 @pytest.mark.parametrize("bytes_left", [0, 20, -1, -5])
 def test_cut_in_a_row(file, bytes_left):
     file.write_bytes(file.read_bytes()[:bytes_left])
-    with pytest.raises(ValueError, match=r"csv ends in the middle of row \d; .*delete it and run"):
+    with pytest.raises(ValueError, match=r"csv was cut or edited.*delete it and run"):
         read_scores(file)
 
 
 def test_cut_between_rows(file):
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
-    with pytest.raises(ValueError, match=r"has 3 scores, its record says 4; .*delete it and run"):
+    with pytest.raises(ValueError, match=r"csv was cut or edited.*delete it and run"):
+        read_scores(file)
+
+
+def test_an_edited_value(file):
+    edit(file, "0.5,", "0.9,")
+    with pytest.raises(ValueError, match=r"csv was cut or edited.*delete it and run"):
         read_scores(file)
 
 
@@ -189,7 +207,7 @@ def test_record_missing_or_cut(file, content):
         ("packages", None, "packages is None, expected a table"),
         ("dimensions", None, "dimensions is None, expected a list"),
         ("device", None, "device is None, expected text"),
-        ("rows", "4", "rows is '4', expected a whole number"),
+        ("sha256", None, "sha256 is None, expected text"),
         ("scorer", "eyes", "scorer is 'eyes', expected one of vbench, weight_free"),
     ],
 )
@@ -239,7 +257,7 @@ def shards(tmp_path):
 
 def rewrite(file, *scores, **facts):
     record = json.loads(file.with_suffix(".json").read_text())
-    del record["rows"]
+    del record["sha256"]
     write_scores(rows(*scores), {**record, **facts}, file)
 
 
@@ -324,7 +342,7 @@ def test_a_score_in_two_files(tmp_path, shards):
 
 def test_unknown_prompt(tmp_path, shards):
     file = tmp_path / "camera_motion-0.csv"
-    edit(file, "0002-0.mp4,2", "0007-0.mp4,7")
+    misrecord(file, "0002-0.mp4,20,2", "0007-0.mp4,20,7")
     with pytest.raises(ValueError, match=r"camera_motion-0\.csv: .* prompt 7, .*not in the suite"):
         gather_scores(shards, SUITE, VIDEOS, samples=2)
 
@@ -338,16 +356,22 @@ def test_video_of_an_unknown_prompt(shards):
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("0002-0.mp4,2,0", "0002-9.mp4,2,9"),  # no such sample
+        ("0002-0.mp4,20,2,0", "0002-9.mp4,20,2,9"),  # no such sample
         ("0002-0.mp4", "other.mp4"),
         ("camera,", "subject,"),
         ("camera_motion", "dynamic_degree"),  # not a dimension of this prompt
     ],
 )
 def test_score_that_nobody_asked_for(tmp_path, shards, old, new):
-    edit(tmp_path / "camera_motion-0.csv", old, new)
+    misrecord(tmp_path / "camera_motion-0.csv", old, new)
     with pytest.raises(ValueError, match=r"camera_motion-0\.csv: .* not asked for by the suite"):
         gather_scores(shards, SUITE, VIDEOS, samples=2)
+
+
+def test_scores_of_a_video_that_was_made_anew(shards):
+    other = VIDEOS.assign(sha256=VIDEOS["sha256"].replace("20", "new"))
+    with pytest.raises(ValueError, match=r"camera_motion of 0002-0\.mp4 is of another video"):
+        gather_scores(shards, SUITE, other, samples=2)
 
 
 def test_measures_beside_the_nine_are_asked_for_of_all(tmp_path, shards):

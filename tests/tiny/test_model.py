@@ -7,7 +7,7 @@ import torch
 from diffusers import WanPipeline
 
 from pusa.models.folder import check_model_folder
-from pusa.models.lora import fingerprint, read_merged
+from pusa.models.lora import read_merged
 from pusa.tiny.check import reconstruction_psnr
 
 MODEL = Path(__file__).parents[2] / "pusa/tiny/model"
@@ -20,7 +20,6 @@ def test_complete_and_small():
 
 def test_a_plain_base():
     assert read_merged(MODEL / "transformer") == {}
-    assert len(fingerprint(MODEL / "transformer")) == 16
 
 
 def test_autoencoder_is_sharp_on_unseen_clips():

@@ -10,8 +10,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from pusa.data.cache import LatentCache
+from pusa.models.folder import digest_weights
 from pusa.models.load import load_transformer
-from pusa.models.lora import fingerprint, lora_info, merge_lora
+from pusa.models.lora import lora_info, merge_lora
 from pusa.models.lora_formats import open_lora
 from pusa.train import loop as train
 from tests.training import (
@@ -154,7 +155,7 @@ def test_full_fine_tuning_changes_every_weight(full, model, new_transformer):
     assert table["loss"][1] < table["loss"][0]
     with safe_open(full / "iteration_2/diffusion_pytorch_model.safetensors", "pt") as file:
         info = json.loads(file.metadata()["pusa"])
-    assert (info["base"], info["iteration"]) == (fingerprint(model / "transformer"), 2)
+    assert (info["base"], info["iteration"]) == (digest_weights(model / "transformer"), 2)
     assert info["objective"] == "authors"
 
 
@@ -211,7 +212,7 @@ def test_metadata(one, synchronous, model):
     info = lora_info(open_lora(one / "iteration_2.safetensors"))
     assert (info.rank, info.lora_alpha, info.iteration) == (2, 2, 2)
     assert (info.p_async, info.vectorized, info.objective) == (1.0, True, "paper")
-    assert info.base == fingerprint(model / "transformer")
+    assert info.base == digest_weights(model / "transformer")
     other = lora_info(open_lora(synchronous / "iteration_2.safetensors"))
     assert (other.p_async, other.vectorized) == (0.0, False)
 
@@ -322,6 +323,22 @@ def test_cache_of_another_model(tmp_path, other_cache, model, file, message):
     arguments = (other_cache, model / "transformer", tmp_path / "run", settings_of())
     with pytest.raises(ValueError, match=message):
         train.train(*arguments, state=tmp_path / "state")
+
+
+@pytest.mark.parametrize("part", ["vae", "text_encoder"])
+def test_cache_that_another_model_encoded(tmp_path, latent_cache, model, part):
+    """Of the same shapes, so that the latents do not show it."""
+    other = shutil.copytree(model, tmp_path / "model")
+    file = next((other / part).glob("*.safetensors"))
+    save_file({n: 1.01 * t for n, t in load_file(file).items()}, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=f"was encoded by another {part} than .*model/{part},"):
+        train.train(
+            latent_cache,
+            other / "transformer",
+            tmp_path / "run",
+            settings_of(),
+            state=tmp_path / "state",
+        )
 
 
 def test_damaged_cache(tmp_path, other_cache, model):

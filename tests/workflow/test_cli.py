@@ -146,7 +146,7 @@ def test_a_wrong_setting_is_named_as_an_option(run, words, message):
 )
 def test_user_error_is_one_line(run, tmp_path, dataset, model, suite, words, message):
     prompt = read_prompts(suite)[0].prompt
-    row = {"file": "0000-0.mp4", "index": 0, "prompt": prompt, "sample": 0}
+    row = {"file": "0000-0.mp4", "index": 0, "prompt": prompt, "sample": 0, "sha256": "a"}
     pd.DataFrame([row]).to_csv(tmp_path / "shard0.csv", index=False)
     places = {"d": dataset, "m": model, "s": suite, "t": tmp_path}
     code, _, err = run(*(w.format(**places) if isinstance(w, str) else w for w in words))

@@ -23,7 +23,8 @@ import typer
 
 from pusa import cli
 from pusa.config import Config
-from pusa.models.lora import LoraInfo, fingerprint, save_lora
+from pusa.models.folder import digest_weights
+from pusa.models.lora import LoraInfo, save_lora
 from pusa.settings import section_of
 from pusa.train.loop import TARGETS
 from tests.mini import ROOT, activated
@@ -128,7 +129,7 @@ def checkout(tmp_path_factory):
             rank=1,
             lora_alpha=1,
             targets=TARGETS,
-            base=fingerprint(ROOT / "pusa/tiny/model/transformer"),
+            base=digest_weights(ROOT / "pusa/tiny/model/transformer"),
             iteration=144,
             p_async=1.0,
             vectorized=True,

@@ -18,7 +18,7 @@ from pusa.experiments import WAN_I2V
 from pusa.layout import CLAIMS, PUBLISHED, read_layout
 from pusa.report import captions
 from pusa.report.plan import describe_plan
-from pusa.data.manifest import is_complete
+from pusa.data.listed import GALLERY, lost_files, take_away
 from pusa.sample.tasks import TASKS
 
 try:
@@ -152,10 +152,14 @@ if workflow.is_main_process:
     if arguments.dryrun:
         print(describe_plan(FILES), file=sys.stderr)
 
-    # Videos are not outputs, so that an interrupted job keeps those it finished; but when one is
-    # deleted later, its manifest goes too, so that the job runs again and makes just that one.
-    looks = ("dryrun", "lint", "summary", "detailed_summary", "report", "unlock")
+    # Where something that a list stands for was deleted or overwritten, its job runs again; that of
+    # a list of videos makes just these.
+    looks = ("lint", "summary", "detailed_summary", "report", "unlock")
     if not any(getattr(arguments, mode) for mode in looks):
-        for _manifest in Path(CONFIG.results).glob("samples/*/*/*.csv"):
-            if not is_complete(_manifest):
-                _manifest.unlink()
+        for listing in map(Path, FILES.lists):
+            if listing.exists() and (lost := lost_files(listing)):
+                print(
+                    f"{listing}: {len(lost)} of its files missing or changed, such as {lost[0]}",
+                    file=sys.stderr,
+                )
+                take_away(listing, lost, for_good=not arguments.dryrun)

@@ -247,7 +247,7 @@ rule gallery:
         FILES.manifests("tables"),
         TASK_MANIFESTS,
     output:
-        directory(FILES.path("gallery")),
+        directory(FILES.path(GALLERY)),
     log:
         FILES.log("gallery"),
     conda:

@@ -1,0 +1,109 @@
+"""Lists that stand, in Snakemake's eyes, for the files beside them, and which no longer do.
+
+A list of videos is an output, and its videos are not, so that an interrupted job keeps those that
+it finished; a dataset's ``metadata.csv`` stands for thousands of clips. Snakemake makes a list
+again where it is missing. What should count as missing is found here.
+"""
+
+import atexit
+import csv
+import json
+import re
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import unquote
+
+from pusa.data.manifest import find_changed
+from pusa.data.suite import INFO_FILE
+from pusa.records import remove
+
+GALLERY = "gallery"
+#: What reading a damaged list raises.
+_DAMAGED = (ValueError, KeyError, TypeError, AttributeError, OSError, csv.Error)
+#: Of a model that was trained here.
+_MODEL = {
+    "scheduler": ["scheduler_config.json"],
+    "text_encoder": ["config.json", "model.safetensors"],
+    "tokenizer": ["tokenizer.json", "tokenizer_config.json"],
+    "transformer": ["config.json", "diffusion_pytorch_model.safetensors"],
+    "vae": ["config.json", "diffusion_pytorch_model.safetensors"],
+}
+
+
+def lost_files(listing: Path) -> list[Path]:
+    """The files that a list stands for and that are missing, or, of videos, no longer the same.
+
+    Args:
+        listing: ``metadata.csv`` of a dataset, `pusa.data.suite.INFO_FILE`, ``index.json`` of a
+            latent cache, ``model_index.json`` of a model, the folder of a gallery, or a list of
+            videos. One that cannot be read, or is empty, counts as lost itself.
+    """
+    try:
+        if listing.name not in _NAMED:
+            return find_changed(listing)
+        files = [listing.parent / name for name in _NAMED[listing.name](listing)]
+        return [file for file in files if not file.is_file()] if files else [listing]
+    except _DAMAGED:
+        return [listing]
+
+
+def take_away(listing: Path, lost: list[Path], *, for_good: bool) -> None:
+    """Have Snakemake make a list again: take it away, until the process ends or for good.
+
+    For good, files that are lost because they are others go with it.
+    """
+    if for_good:
+        for file in (*lost, listing):
+            remove(file)
+        return
+    hidden = listing.with_name(f".hidden-{listing.name}")
+    listing.rename(hidden)
+    atexit.register(_bring_back, hidden, listing, lost)
+
+
+def _bring_back(hidden: Path, listing: Path, lost: list[Path]) -> None:
+    hidden.rename(listing)
+    # Renaming made the list newer than what `find_changed` is to find again.
+    time.sleep(0.01)
+    for file in lost:
+        with suppress(OSError):
+            file.chmod(file.stat().st_mode)
+
+
+def _clips(metadata: Path) -> Iterator[str]:
+    with metadata.open(newline="", encoding="utf-8") as lines:
+        yield from (row["file_name"] for row in csv.DictReader(lines))
+
+
+def _images(info_file: Path) -> Iterator[str]:
+    entries = json.loads(info_file.read_text(encoding="utf-8"))
+    for index, entry in enumerate(entries):
+        yield f"crop/1-1/{entry['image_name']}"
+        yield f"reference/{index:04d}.mp4"
+
+
+def _shards(index: Path) -> Iterator[str]:
+    yield "captions.safetensors"
+    yield from sorted({clip["shard"] for clip in json.loads(index.read_text())["clips"]})
+
+
+def _parts(model_index: Path) -> Iterator[str]:
+    for part in _MODEL.keys() & json.loads(model_index.read_text()).keys():
+        yield from (f"{part}/{name}" for name in _MODEL[part])
+
+
+def _videos(gallery: Path) -> Iterator[str]:
+    page = (gallery / "index.html").read_text(encoding="utf-8")
+    found = re.findall(r'"(videos/[^"]+\.mp4)"', page)
+    yield from (f"{gallery.name}/{unquote(name)}" for name in found)
+
+
+_NAMED = {
+    "metadata.csv": _clips,
+    INFO_FILE: _images,
+    "index.json": _shards,
+    "model_index.json": _parts,
+    GALLERY: _videos,
+}
