@@ -25,6 +25,8 @@ def main() -> None:
     """Run a command; an error that the user can mend is one line, without a traceback."""
     try:
         app()
-    except (ValueError, OSError, FloatingPointError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ValueError, OSError, FloatingPointError, ImportError, RecursionError) as error:
+        # A name out of a file may hold what moves a terminal's cursor.
+        told = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in str(error))
+        print(f"error: {told}", file=sys.stderr)
         sys.exit(1)

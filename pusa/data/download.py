@@ -185,7 +185,7 @@ def unpack(archive: Path, folder: Path, names: Sequence[str], *, inside: str = "
         for name in names:
             with atomic(folder / name) as partial:
                 os.replace(unpacked / inside / name, partial)
-    except (BadZipFile, ValueError, zlib.error) as error:
+    except (BadZipFile, NotImplementedError, RuntimeError, ValueError, zlib.error) as error:
         raise ValueError(
             f"{archive}: expected a zip file with {', '.join(wanted)} ({error}); delete it to have "
             "it downloaded anew"

@@ -48,8 +48,12 @@ def check_manifest(prompts: Sequence[SuitePrompt], videos: pd.DataFrame) -> None
         videos: from `read_manifests`.
 
     Raises:
-        ValueError: if a video is of a prompt that the suite has not, or words otherwise.
+        ValueError: if a video is of a prompt that the suite has not, or words otherwise, or is
+            listed twice.
     """
+    for key in (["file"], ["index", "sample"]):
+        if key[-1] in videos and (twice := videos.duplicated(key)).any():
+            raise ValueError(f"video {videos.loc[twice, 'file'].iloc[0]} is listed twice")
     by_index = {prompt.index: prompt for prompt in prompts}
     for video in videos.to_dict("records"):
         file, index = video["file"], video["index"]

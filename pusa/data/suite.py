@@ -118,7 +118,7 @@ def read_prompts(folder: str | Path, counts: dict[str, int] | None = None) -> li
     _check_download(info_file)
     try:
         entries = json.loads(info_file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{info_file}: cannot be read as JSON ({error})") from None
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{info_file}: expected a list of prompts")
@@ -132,6 +132,13 @@ def read_prompts(folder: str | Path, counts: dict[str, int] | None = None) -> li
             if not isinstance(found, kind):
                 wanted = "text" if kind is str else "a list"
                 raise ValueError(f"{info_file}: {key} of entry {index} is {found!r}, not {wanted}")
+        if not entry["prompt_en"].strip():
+            raise ValueError(f"{info_file}: the prompt of entry {index} is blank")
+        if Path(entry["image_name"]).name != entry["image_name"] or entry["image_name"] == "..":
+            raise ValueError(
+                f"{info_file}: image_name of entry {index} is {entry['image_name']!r}, expected a "
+                "file's name without a folder"
+            )
         prompts.append(
             SuitePrompt(
                 index=index,
@@ -153,7 +160,10 @@ def _check_download(info_file: Path) -> None:
     record = info_file.with_name("download.json")
     if not record.is_file():
         return
-    expected = json.loads(record.read_text())["files"].get(INFO_FILE, {}).get("sha256")
+    try:
+        expected = json.loads(record.read_text())["files"].get(INFO_FILE, {}).get("sha256")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"{record} is damaged; delete it and download the suite again") from None
     found = digest_file(info_file)
     if expected not in (None, found):
         raise ValueError(
@@ -225,7 +235,7 @@ def check_motions(prompts: list[SuitePrompt]) -> None:
 
 
 def _nearest_ratio(crops: Path, ratio: float) -> str:
-    found = sorted(p.name for p in crops.glob("*-*") if re.fullmatch(r"\d+-\d+", p.name))
+    found = sorted(p.name for p in crops.glob("*-*") if re.fullmatch(r"[1-9]\d*-[1-9]\d*", p.name))
     if not found:
         raise FileNotFoundError(f"{crops} has no image folder such as 16-9 or 1-1")
 

@@ -27,6 +27,11 @@ CRF = 10  # VBench-I2V's recipe
 REMAKE = "re-encode it, as with ffmpeg -i FILE -vf fps=16 NEW.mp4"
 #: By how many frames decoding order may differ from the order of showing, in any codec.
 REORDERED = 32
+#: Containers that are read. Others, such as playlists, open files that nobody named.
+FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,h264,hevc,av1,ivf,ogg,flv,asf,"
+    "gif,apng,png_pipe,jpeg_pipe,webp_pipe,bmp_pipe,tiff_pipe,image2,wav,mp3,aac,nut,yuv4mpegpipe"
+)
 X264 = {"preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
 
 
@@ -262,7 +267,7 @@ def _decode(path: str | Path, stream: av.VideoStream) -> Iterator[av.VideoFrame]
 def _open_video(path: str | Path) -> Iterator[av.VideoStream]:
     """Open a file's first video stream; what FFmpeg says of it, now or later, is one sentence."""
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), options={"format_whitelist": FORMATS}) as container:
             pictures = Disposition.attached_pic  # such as the cover of a song
             streams = [s for s in container.streams.video if not s.disposition & pictures]
             if not streams:

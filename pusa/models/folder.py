@@ -1,6 +1,8 @@
 """The files of a model folder in diffusers' format: what must be there, and where weights are."""
 
 import json
+import re
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -98,7 +100,13 @@ def require_files(folder: str | Path, names: list[str], expected: str = TEXT_TO_
     """Raise `FileNotFoundError` that lists which of ``names`` a model folder lacks."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"model folder {folder} does not exist")
+        hint = ""
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)):  # as the hub's repositories are called
+            hint = (
+                f"; if it is a repository of the hub, `pusa download {folder} models/{folder.name} "
+                f"--kind model` makes models/{folder.name}"
+            )
+        raise FileNotFoundError(f"model folder {folder} does not exist{hint}")
     missing = [name for name in names if not (folder / name).exists()]
     if missing:
         raise FileNotFoundError(
@@ -144,3 +152,20 @@ def digest_text_encoder(model: str | Path) -> str:
     """SHA-256 of the files of ``tokenizer/`` and ``text_encoder/`` of a model folder."""
     digests = (digest_folder(Path(model) / part) for part in ("tokenizer", "text_encoder"))
     return sha256(" ".join(digests).encode()).hexdigest()
+
+
+def require_complete(folder: str | Path, found: Mapping[str, Any]) -> None:
+    """Refuse weights that lack a tensor, for which libraries would take random numbers.
+
+    Args:
+        found: what ``from_pretrained(..., output_loading_info=True)`` tells.
+
+    Raises:
+        ValueError: that names a tensor.
+    """
+    for key, what in (("missing_keys", "lack"), ("mismatched_keys", "have another shape of")):
+        if tensors := sorted(map(str, found.get(key) or ())):
+            raise ValueError(
+                f"{folder}: its weights {what} {len(tensors)} tensors of the model, such as "
+                f"{tensors[0]}; expected a whole model"
+            )

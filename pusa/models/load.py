@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderKLWan
 
 from pusa.clip import ClipSize, count_latent_frames
-from pusa.models.folder import require_files, weight_files
+from pusa.models.folder import require_complete, require_files, weight_files
 from pusa.transformer import VTAWanTransformer3DModel
 
 
@@ -30,9 +30,25 @@ def load_transformer(
 
 
 def load_vae(model: str | Path, dtype: torch.dtype = torch.float32) -> AutoencoderKLWan:
-    """Load ``vae/`` of a model folder."""
+    """Load ``vae/`` of a model folder.
+
+    Raises:
+        FileNotFoundError: if it is missing.
+        ValueError: if its weights lack a tensor, or its config has not a mean and a standard
+            deviation for each latent channel.
+    """
     require_files(model, ["vae/config.json"])
-    return AutoencoderKLWan.from_pretrained(model, subfolder="vae", torch_dtype=dtype).eval()
+    vae, found = AutoencoderKLWan.from_pretrained(
+        model, subfolder="vae", torch_dtype=dtype, output_loading_info=True
+    )
+    require_complete(Path(model) / "vae", found)
+    for key in ("latents_mean", "latents_std"):
+        if len(vae.config[key]) != vae.config.z_dim:
+            raise ValueError(
+                f"{model}/vae/config.json: {key} has {len(vae.config[key])} numbers, expected one "
+                f"for each of z_dim {vae.config.z_dim} channels"
+            )
+    return vae.eval()
 
 
 def latent_shape(vae: AutoencoderKLWan, size: ClipSize) -> tuple[int, int, int, int]:

@@ -213,7 +213,9 @@ def require_whole(lora: LoraFile) -> None:
         if inside := re.fullmatch(r"blocks\.(\d+)\.(.+)", name):
             blocks.add(int(inside[1]))
             kinds.add(inside[2])
-    wanted = {f"blocks.{n}.{kind}" for n in range(max(blocks, default=-1) + 1) for kind in kinds}
+    # A number that no model has must not be counted up to.
+    last = min(max(blocks, default=-1), len(blocks))
+    wanted = {f"blocks.{n}.{kind}" for n in range(last + 1) for kind in kinds}
     if missing := sorted(wanted - set(lora.modules)):
         raise ValueError(
             f"{lora.file} lacks {len(missing)} of {len(wanted)} modules, such as {missing[0]}, "
@@ -243,7 +245,7 @@ def _module(file: Path, name: str, parts: dict, layout: dict, config: dict) -> L
     if "alpha" in parts:
         value = _read_tensor(file, parts["alpha"])
         alpha = value.item() if value.numel() == 1 else math.nan
-    if not isinstance(alpha, int | float) or not math.isfinite(alpha):
+    if not isinstance(alpha, int | float) or not abs(alpha) < 1e30:
         raise ValueError(f"{file}: module {name} has alpha {alpha}, expected one finite number")
     alpha = int(alpha) if alpha == int(alpha) else alpha
     return LoraModule(parts["A"], parts["B"], rank, alpha, (up[0], down[1]))
@@ -254,11 +256,13 @@ def _adapter_config(file: Path, metadata: dict[str, str]) -> dict:
     try:
         config = json.loads(metadata.get(ADAPTER_KEY, "{}"))
         config = {key.removeprefix(PREFIX): value for key, value in config.items()}
-        for pattern in config.get("alpha_pattern") or {}:
-            re.compile(pattern)
-        dict(config.get("alpha_pattern") or {})
-    except (ValueError, AttributeError, TypeError, re.error):
+        patterns = dict(config.get("alpha_pattern") or {})
+    except (ValueError, AttributeError, TypeError, RecursionError):
         raise ValueError(f"{file}: metadata {ADAPTER_KEY!r} is not PEFT's config as JSON") from None
+    for pattern in patterns:
+        # PEFT allows any regular expression, of which some take for ever.
+        if not re.fullmatch(r"\^?(?:[\w.]|\\\.)+", pattern):
+            raise ValueError(f"{file}: alpha_pattern has {pattern!r}, expected a module's name")
     for option in ("use_dora", "use_rslora"):
         if config.get(option):
             raise ValueError(f"{file} is a LoRA with PEFT's {option}, expected one without")

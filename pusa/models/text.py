@@ -7,15 +7,23 @@ from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from diffusers.utils.torch_utils import get_module_execution_device
 from transformers import AutoTokenizer, UMT5EncoderModel
 
-from pusa.models.folder import require_files
+from pusa.models.folder import require_complete, require_files
 
 TEXT_TOKENS = 512  # of Wan
 
 
 def load_text_encoder(model: str | Path, dtype: torch.dtype = torch.float32):
-    """Load ``tokenizer/`` and ``text_encoder/`` of a model folder."""
+    """Load ``tokenizer/`` and ``text_encoder/`` of a model folder.
+
+    Raises:
+        FileNotFoundError: if one is missing.
+        ValueError: if the encoder's weights lack a tensor, or have one of another shape.
+    """
     require_files(model, ["tokenizer", "text_encoder/config.json"])
-    encoder = UMT5EncoderModel.from_pretrained(model, subfolder="text_encoder", dtype=dtype)
+    encoder, found = UMT5EncoderModel.from_pretrained(
+        model, subfolder="text_encoder", dtype=dtype, output_loading_info=True
+    )
+    require_complete(Path(model) / "text_encoder", found)
     return load_tokenizer(model), encoder.eval()
 
 

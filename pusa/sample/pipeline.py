@@ -41,13 +41,28 @@ class PusaPipeline(WanPipeline):
         index = cls.load_config(model, **loading)
         for part in ("transformer", "transformer_2"):
             if part not in kwargs and index.get(part, (None, None))[0]:
-                dtype = kwargs.get("torch_dtype")
+                dtype = kwargs.get("torch_dtype", kwargs.get("dtype"))  # its old and its new name
                 if isinstance(dtype, dict):
                     dtype = dtype.get(part, dtype.get("default"))
                 kwargs[part] = VTAWanTransformer3DModel.from_pretrained(
                     model, subfolder=part, torch_dtype=dtype, **loading
                 )
         return super().from_pretrained(model, **kwargs)
+
+    def save_pretrained(self, *arguments, **options) -> None:
+        """Save as `WanPipeline` does.
+
+        Raises:
+            ValueError: if LoRAs are loaded, with which diffusers would save no whole model.
+        """
+        for part in (self.transformer, self.transformer_2):
+            if names := [*getattr(part, "peft_config", {})]:
+                raise ValueError(
+                    f"LoRAs are loaded ({', '.join(names)}), which a saved pipeline cannot hold; "
+                    "call fuse_lora() and unload_lora_weights() first, or unload_lora_weights() "
+                    "alone to save it without them"
+                )
+        super().save_pretrained(*arguments, **options)
 
     def register_modules(self, **modules) -> None:
         """Name the transformers as diffusers' own in a saved ``model_index.json``."""
@@ -188,6 +203,9 @@ def add_loras(
             tensors[f"{module}.lora_B.weight"] = lora.tensor(parts.up).to(transformer.dtype)
             pattern = f"^{re.escape(module)}"
             ranks[pattern], alphas[pattern] = parts.rank, parts.alpha
+            for tensor in (tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"]):
+                if not tensor.isfinite().all():
+                    raise ValueError(f"{file}: module {module} has values that are not finite")
         config = {"target_modules": [*lora.modules], "rank_pattern": ranks, "alpha_pattern": alphas}
         with warnings.catch_warnings():
             # Several LoRAs are meant to be there.

@@ -238,8 +238,6 @@ def _asked_scores(
     Args:
         extra: measures that are no dimension of the suite; each is asked for of every video.
     """
-    if (twice := videos["file"].duplicated()).any():
-        raise ValueError(f"video {videos.loc[twice, 'file'].iloc[0]} is in several manifests")
     check_manifest(prompts, videos)
     listed = set(zip(videos["index"], videos["sample"], strict=True))
     for prompt in prompts:

@@ -170,7 +170,7 @@ def train(
                 elapsed = log.elapsed_before + watch.elapsed()
                 log.training(iteration, **values, memory_gib=memory, elapsed_seconds=elapsed)
             if iteration == last:
-                break
+                continue  # and not break, for the bar's last step
             # With a budget, the first checkpoint tells how long one takes.
             unknown = minutes and "checkpoint" not in watch.longest
             if reason or unknown or iteration % settings.checkpoint_every == 0:

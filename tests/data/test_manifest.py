@@ -107,3 +107,10 @@ def test_videos_are_not_read_again_without_need(videos, monkeypatch):
     assert find_changed(videos / "shard0.csv") == []
     monkeypatch.setattr("pusa.data.manifest.digest_file", None)
     assert find_changed(videos / "shard0.csv") == []
+
+
+@pytest.mark.parametrize("again", [{"index": 1}, {"file": "0001-9.mp4"}])
+def test_a_video_that_is_listed_twice(prompts, again):
+    row = {"file": "0001-0.mp4", "index": 1, "prompt": prompts[1].prompt, "sample": 0}
+    with pytest.raises(ValueError, match=r"video 0001-\d\.mp4 is listed twice"):
+        check_manifest(prompts, pd.DataFrame([row, row | again]))

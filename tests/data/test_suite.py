@@ -252,3 +252,23 @@ def test_a_downloaded_list_that_was_changed(tmp_path):
     (tmp_path / INFO_FILE).write_text(json.dumps([entry(prompt="a blue circle")]))
     with pytest.raises(ValueError, match=f"expected SHA-256 {digest}, as download.json says"):
         read_prompts(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "/etc/secret.png", "a/b.png", ".."])
+def test_an_image_outside_of_the_suite(tmp_path, name):
+    (tmp_path / INFO_FILE).write_text(json.dumps([entry(image=name)]))
+    with pytest.raises(ValueError, match=r"image_name of entry 0 is .*, expected a file's name"):
+        read_prompts(tmp_path)
+
+
+def test_a_blank_prompt(build):
+    with pytest.raises(ValueError, match="the prompt of entry 0 is blank"):
+        read_prompts(build([entry(prompt=" ")]))
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"files": []}', "{"])
+def test_a_damaged_record_of_the_download(build, content):
+    folder = build([entry()])
+    (folder / "download.json").write_text(content)
+    with pytest.raises(ValueError, match=r"download\.json is damaged; delete it"):
+        read_prompts(folder)

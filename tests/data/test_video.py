@@ -489,3 +489,12 @@ def test_damaged_footage(tmp_path):
     assert len(read_frames(tmp_path / "a.mp4", 1, 2)) == 2  # before the damage
     with pytest.raises(ValueError, match=r"a\.mp4: frame \d is damaged; re-encode it"):
         read_frames(tmp_path / "a.mp4", 1, 9)
+
+
+@pytest.mark.parametrize("name", ["list.m3u8", "list.mp4", "list.mkv"])
+def test_a_playlist_does_not_open_what_it_names(tmp_path, name):
+    write_video(tmp_path / "secret.mp4", np.zeros((5, 32, 32, 3), np.uint8))
+    text = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nsecret.mp4\n#EXT-X-ENDLIST\n"
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match="cannot be read as a video"):
+        read_video(tmp_path / name)

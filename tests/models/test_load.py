@@ -1,8 +1,10 @@
+import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from pusa.models.load import (
     decode_latents,
@@ -127,3 +129,26 @@ def test_decoding_is_that_of_the_pipeline(vae, pixels):
     with torch.no_grad():
         expected = vae.decode(latents / std + mean).sample
     torch.testing.assert_close(decoded, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_vae_without_a_tensor_is_refused(model, tmp_path):
+    shutil.copytree(model / "vae", tmp_path / "vae")
+    tensors = load_file(tmp_path / "vae" / WEIGHTS)
+    del tensors["quant_conv.weight"]
+    save_file(tensors, tmp_path / "vae" / WEIGHTS, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"vae: its weights lack 1 tensors .*quant_conv\.weight"):
+        load_vae(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["latents_mean", "latents_std"])
+def test_statistics_that_are_not_of_every_channel(model, tmp_path, key):
+    shutil.copytree(model / "vae", tmp_path / "vae")
+    config = tmp_path / "vae/config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {key: [0.5]}))
+    with pytest.raises(ValueError, match=f"{key} has 1 numbers, expected one for each of z_dim 16"):
+        load_vae(tmp_path)
+
+
+def test_pixels_that_are_no_number_are_refused():
+    with pytest.raises(FloatingPointError, match="VAE's output is not finite"):
+        pixels_to_frames(torch.full((1, 3, 1, 2, 2), torch.nan))

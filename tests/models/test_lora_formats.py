@@ -8,7 +8,7 @@ from diffusers import WanPipeline
 from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
 from safetensors.torch import save_file
 
-from pusa.models.lora_formats import from_wan, open_lora, to_wan
+from pusa.models.lora_formats import from_wan, open_lora, require_whole, to_wan
 
 RANK = 4
 #: A format's name of the query's and the second feed-forward linear's tensors.
@@ -251,7 +251,9 @@ def test_refused(save, case):
         ("{", "is not PEFT's config as JSON"),
         ("[]", "is not PEFT's config as JSON"),
         ('{"transformer.alpha_pattern": [1]}', "is not PEFT's config as JSON"),
-        ('{"transformer.alpha_pattern": {"(": 1}}', "is not PEFT's config as JSON"),
+        ('{"transformer.alpha_pattern": {"(": 1}}', r"alpha_pattern has '\(', expected a module's"),
+        ('{"transformer.alpha_pattern": {"(a+)+b": 1}}', r"alpha_pattern has '\(a\+\)\+b', exp"),
+        ("[" * 100_000, "is not PEFT's config as JSON"),
         ('{"transformer.use_dora": true}', "use_dora, expected one without"),
         ('{"transformer.use_rslora": true}', "use_rslora, expected one without"),
         ('{"transformer.lora_alpha": "16"}', "has alpha 16, expected one finite number"),
@@ -299,3 +301,12 @@ def test_cut_pt_file_is_refused(tmp_path, kept):
     (tmp_path / "lora.pt").write_bytes((tmp_path / "lora.pt").read_bytes()[:kept])
     with pytest.raises(ValueError, match=r"lora\.pt is damaged, or not of torch\.save's"):
         open_lora(tmp_path / "lora.pt")
+
+
+def test_a_block_of_an_absurd_number(save):
+    """It is refused at once, and not after counting up to it."""
+    tensors = example("diffusers")
+    absurd = {n.replace("blocks.3.", "blocks.99999999."): t for n, t in tensors.items()}
+    assert absurd.keys() != tensors.keys()
+    with pytest.raises(ValueError, match=r"lacks \d+ of \d+ modules, such as blocks\."):
+        require_whole(open_lora(save(absurd)))

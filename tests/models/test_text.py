@@ -1,8 +1,10 @@
 import logging
+import shutil
 
 import pytest
 import torch
 from diffusers import WanPipeline
+from safetensors.torch import load_file, save_file
 
 from pusa.models.text import (
     check_prompts,
@@ -123,3 +125,15 @@ def test_too_long_prompt_is_told_by_us_only(model, monkeypatch, caplog):
     assert not caplog.messages
     tokenizer(too_long)
     assert "Token indices sequence length is longer" in caplog.text
+
+
+def test_an_encoder_without_a_tensor_is_refused(model, tmp_path):
+    """And not used with random numbers in its place."""
+    broken = shutil.copytree(model, tmp_path / "model")
+    file = broken / "text_encoder/model.safetensors"
+    tensors = load_file(file)
+    name = next(name for name in tensors if name.endswith("wi_0.weight"))
+    del tensors[name]
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=rf"text_encoder: its weights lack 1 tensors .*{name}"):
+        load_text_encoder(broken)

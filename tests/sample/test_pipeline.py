@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import WanPipeline, WanTransformer3DModel
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from pusa.config import Weights
 from pusa.models.load import encode_pixels, frames_to_pixels
@@ -365,3 +366,29 @@ def test_output_that_is_not_finite_is_refused(model, settings):
         pipeline.transformer.proj_out.bias.fill_(float("inf"))
     with pytest.raises(FloatingPointError, match="output is not finite"):
         pipeline(PROMPT, settings)
+
+
+@pytest.mark.parametrize("name", ["torch_dtype", "dtype"])
+def test_the_type_is_taken_by_its_old_and_its_new_name(model, name):
+    pipeline = PusaPipeline.from_pretrained(model, **{name: torch.bfloat16})
+    assert pipeline.transformer.dtype == pipeline.vae.dtype == torch.bfloat16
+
+
+def test_a_pipeline_with_a_lora_is_not_saved_as_if_it_were_whole(model, lora, tmp_path):
+    pipeline = load_pipeline(model, Weights(lora=[lora]))
+    with pytest.raises(ValueError, match=r"LoRAs are loaded \(lora_0\).*; call fuse_lora\(\) and"):
+        pipeline.save_pretrained(tmp_path)
+    assert not [*tmp_path.iterdir()]
+    pipeline.unload_lora_weights()
+    pipeline.save_pretrained(tmp_path)
+    assert PusaPipeline.from_pretrained(tmp_path).transformer.dtype == torch.float32
+
+
+def test_a_lora_that_is_not_finite_is_named(model, lora, tmp_path):
+    tensors = load_file(lora)
+    next(iter(tensors.values()))[0, 0] = torch.nan
+    file = tmp_path / "broken.safetensors"
+    with safe_open(lora, "pt") as opened:
+        save_file(tensors, file, opened.metadata())
+    with pytest.raises(ValueError, match=r"broken\.safetensors: module .* values that are not fin"):
+        load_pipeline(model, Weights(lora=[str(file)]))

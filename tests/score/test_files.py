@@ -412,5 +412,5 @@ def test_no_files():
 
 def test_a_video_in_two_manifests(shards):
     twice = pd.concat([VIDEOS, VIDEOS.iloc[3:4]], ignore_index=True)
-    with pytest.raises(ValueError, match=r"video 0001-1\.mp4 is in several manifests"):
+    with pytest.raises(ValueError, match=r"video 0001-1\.mp4 is listed twice"):
         gather_scores(shards, SUITE, twice, samples=2)
