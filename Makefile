@@ -10,21 +10,19 @@ DEMO := --configfile config/demo.yaml
 CONFIGS := $(filter-out config/claims.yaml,$(wildcard config/*.yaml))
 PYTEST := -n $(CORES) --dist loadfile
 FLAGS := --cores $(CORES) --rerun-incomplete --show-failed-logs
+UNLOCK := snakemake --quiet all --unlock
 OUT := results/demo
 
 .PHONY: demo test test-all effects check vbench test-vbench
 
-# A killed run leaves Snakemake's lock behind, so it is taken away, unless another make demo is
-# at work. The report is made again when anything in it is newer.
+# A killed run leaves Snakemake's lock behind, so it is taken away, unless a Snakemake is at work
+# here. The report is made again when anything in it is newer.
 demo: $(VENV)/installed
-	@if ps -p "$$(cat .demo.pid 2>/dev/null || echo 0)" -o args= 2>/dev/null | grep -q demo.pid; \
-	 then echo "make demo is running already, as process $$(cat .demo.pid)"; exit 1; fi
-	@echo $$$$ > .demo.pid; trap 'rm -f .demo.pid' EXIT; $(RUN) \
-	 snakemake $(DEMO) --unlock >/dev/null 2>&1; \
-	 snakemake $(FLAGS) $(DEMO) && \
+	@$(RUN) $(UNLOCK) $(DEMO) && snakemake $(FLAGS) $(DEMO) && \
 	 if [ ! -f $(OUT)/report.html ] || [ -n "$$(find $(OUT)/tables $(OUT)/figures $(OUT)/effects \
 	   -newer $(OUT)/report.html)" ]; \
-	 then snakemake --cores 1 $(DEMO) --report $(OUT)/report.html; fi && \
+	 then snakemake --cores 1 $(DEMO) --report $(OUT)/report-unfinished.html && \
+	   mv $(OUT)/report-unfinished.html $(OUT)/report.html; fi && \
 	 printf '\n%s\n' "Report:        $(OUT)/report.html" \
 	   "Overview:      $(OUT)/tables/overview.md" \
 	   "Gallery:       $(OUT)/gallery/index.html" \
@@ -48,7 +46,7 @@ test-vbench: $(VENV)/installed $(VENV)-vbench/installed
 	$(RUN) python -m pytest tests/score/test_vbench.py
 
 effects: $(VENV)/installed
-	$(RUN) snakemake $(FLAGS) effects $(DEMO)
+	$(RUN) $(UNLOCK) $(DEMO) && snakemake $(FLAGS) effects $(DEMO)
 	cp $(OUT)/effects/effects.md docs/effects.md
 
 check: $(VENV)/installed

@@ -19,6 +19,7 @@ from pusa.layout import CLAIMS, PUBLISHED, read_layout
 from pusa.report import captions
 from pusa.report.plan import describe_plan
 from pusa.data.listed import GALLERY, lost_files, take_away
+from pusa.processes import describe, end_orphans, find_workflows
 from pusa.sample.tasks import TASKS
 
 try:
@@ -152,10 +153,19 @@ if workflow.is_main_process:
     if arguments.dryrun:
         print(describe_plan(FILES), file=sys.stderr)
 
+    if arguments.unlock and (others := find_workflows()):
+        raise WorkflowError(
+            f"{describe(others[0])} is at work here, so that its lock is not taken away"
+        )
     # Where something that a list stands for was deleted or overwritten, its job runs again; that of
     # a list of videos makes just these.
     looks = ("lint", "summary", "detailed_summary", "report", "unlock")
     if not any(getattr(arguments, mode) for mode in looks):
+        if not arguments.dryrun and not find_workflows():
+            try:
+                end_orphans()
+            except OSError as error:
+                raise WorkflowError(str(error))
         for listing in map(Path, FILES.lists):
             if listing.exists() and (lost := lost_files(listing)):
                 print(
