@@ -378,9 +378,13 @@ def read_layout(config: Config) -> Layout:
     """Read the sheet, and check it and the configuration's folders before any job starts.
 
     Raises:
+        FileExistsError: if a file is where the results are to be.
         FileNotFoundError: if the sheet, or a folder that is to be there, is missing.
         ValueError: that names the row or key, what was found and what was expected.
     """
+    for place in (Path(config.results), *Path(config.results).parents):
+        if place.is_file():
+            raise FileExistsError(f"config key results: {place} is a file, expected a folder")
     seed = config.train.seed if config.is_trained else None
     layout = Layout(config, read_experiments(config.experiments, seed=seed))
     check_available(layout.experiments, config)

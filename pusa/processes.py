@@ -23,9 +23,7 @@ def find_workflows() -> list[psutil.Process]:
 def find_orphans() -> list[psutil.Process]:
     """Processes of jobs in this folder whose Snakemake was killed."""
     return [
-        p
-        for p in _here()
-        if MARK in p.environ() and not any(map(_is_snakemake, [p, *p.parents()]))
+        p for p in _here() if MARK in p.environ() and not any(map(_is_snakemake, [p, *p.parents()]))
     ]
 
 

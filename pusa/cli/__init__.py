@@ -20,6 +20,20 @@ from pusa.cli.tiny import tiny
 
 __all__ = ["app", "main", "tiny"]
 
+#: Headings of the help in their order, by the modules of this folder.
+_PANELS = {
+    "generate": "Make videos",
+    "data": "Data",
+    "train": "Training and weights",
+    "sample": "Sampling the suite and the tasks",
+    "score": "Scoring",
+    "report": "Tables and pages",
+    "figures": "Analysis",
+}
+for _command in app.registered_commands:
+    _command.rich_help_panel = _PANELS[_command.callback.__module__.rpartition(".")[2]]
+app.registered_commands.sort(key=lambda command: [*_PANELS.values()].index(command.rich_help_panel))
+
 
 def main() -> None:
     """Run a command; an error that the user can mend is one line, without a traceback."""

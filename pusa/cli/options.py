@@ -14,14 +14,31 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
+from pusa import __version__
 from pusa.settings import Settings, section_of
 
 app = typer.Typer(
-    help="Pusa V1.0: image-to-video by vectorized timestep adaptation.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"pusa {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_tell_version, is_eager=True, help="Tell the version."),
+    ] = False,
+) -> None:
+    """Pusa V1.0: image-to-video by vectorized timestep adaptation."""
+
 
 Manifests = Annotated[list[Path], typer.Argument(help="Lists of videos, beside them.")]
 Device = Annotated[

@@ -63,6 +63,11 @@ def generate(
     out = Path(out)
     folder, requests = _place_output(out, list(requests))
     origin = describe_model(model, weights)
+    if settings.guidance_scale_2 is not None and "transformer_2" not in origin:
+        raise ValueError(
+            f"guidance_scale_2 is {settings.guidance_scale_2:g}, but {model} has no transformer_2, "
+            "the low-noise expert that it is for"
+        )
     origin["text_encoder"] = digest_text_encoder(model)
     check_size(
         settings,

@@ -6,6 +6,7 @@ may be others.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -84,6 +85,7 @@ def plan_videos(
 
     Raises:
         FileExistsError: if a file is there that was made otherwise, unless it may be overwritten.
+        PermissionError: if the folder cannot be written to.
         FileNotFoundError, ValueError: if two requests have one name, or a placement cannot be
             used.
     """
@@ -123,6 +125,8 @@ def plan_videos(
             request=request, path=path, record=record, finished=finished, gif=gif, png=png
         )
     out.mkdir(parents=True, exist_ok=True)
+    if not os.access(out, os.W_OK):
+        raise PermissionError(f"{out} cannot be written to, expected a folder for the videos")
     return [*videos.values()]
 
 

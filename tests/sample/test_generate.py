@@ -58,8 +58,13 @@ def write(model, tmp_path):
     def call(*prompts, given=(), settings=SETTINGS, samples=1, out=tmp_path / "out", **options):
         placements = tuple(parse_placement(text) for text in given)
         requests = request_videos(prompts or [PROMPT], placements, samples)
-        chosen = {"weights": Weights(), "outputs": Outputs(), "switches": Switches(), **options}
-        return generate(requests, settings, model=model, out=out, device="cpu", **chosen)
+        chosen = {
+            "weights": Weights(),
+            "outputs": Outputs(),
+            "switches": Switches(),
+            "model": model,
+        }
+        return generate(requests, settings, out=out, device="cpu", **chosen | options)
 
     return call
 
@@ -80,10 +85,10 @@ def test_a_video_for_each_prompt_and_sample(fake, write, tmp_path, media):
     assert read_settings(videos[3])["given"] == [[9, 9, 0.5]]
 
 
-def test_settings_reach_the_model(fake, write):
+def test_settings_reach_the_model(fake, write, pair):
     changes = {"shift": 4.0, "guidance_scale": 2.0, "negative_prompt": "dots", "seed": 5}
     settings = SETTINGS.part(GenerateSettings, guidance_scale_2=1.0, **changes)
-    write(settings=settings)
+    write(settings=settings, model=pair)
     [call] = fake.calls
     expected = settings.model_dump(exclude={"guidance_scale_2", "length", "overlap"})
     assert call["settings"].model_dump() == expected
@@ -184,6 +189,7 @@ def test_lora_of_one_timestep_per_clip_is_told(
         ({"weights": {"lora": ["x.pt:2"]}}, r"LoRA x\.pt does not exist"),
         ({"weights": {"transformer": "none"}}, "model folder none does not exist"),
         ({"given": ["none.png@1"]}, r"none\.png does not exist"),
+        ({"settings": {"guidance_scale_2": 2.0}}, "guidance_scale_2 is 2, but .* no transformer_2"),
         (
             {"switches": {"offload": "model"}},
             "--offload model moves weights to a GPU, but there is",

@@ -223,3 +223,11 @@ def test_another_process_takes_part_and_does_not_write(write, tmp_path):
     write(writes=False)
     assert write.made == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_to(write, monkeypatch):
+    """It is found before anything is made; root may write anywhere."""
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(PermissionError, match="cannot be written to, expected a folder"):
+        write()
+    assert write.loads == 0

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from pusa import cli
+from pusa import __version__, cli
 from pusa.data.cache import PromptCache, cache_prompts
 from pusa.data.manifest import read_manifests
 from pusa.data.suite import read_prompts
@@ -254,3 +254,26 @@ def test_cache_prompts_takes_the_negative_prompt(run, tmp_path, suite, model):
     )  # fmt: skip
     assert code == 0, err
     assert PromptCache(tmp_path / "p.safetensors").negative_prompt == "blue dots"
+
+
+def test_version_and_groups(run):
+    assert run("--version")[:2] == (0, f"pusa {__version__}\n")
+    _, out, _ = run("--help")
+    titles = ["Make videos", "Data", "Training and weights", "Scoring", "Tables and pages"]
+    places = [out.index(f"\u2500 {title} \u2500") for title in titles]
+    assert places == sorted(places)
+
+
+def test_what_moves_the_cursor_is_not_printed(run, tmp_path):
+    code, _, err = run(
+        "merge", "--base", tmp_path / "a\x1b[2Jb", "--lora", "c", "--lora-scale", 1, "--out", "d"
+    )
+    assert code == 1
+    assert "\x1b" not in err and "a\\x1b[2Jb" in err
+
+
+def test_a_name_of_the_hub_is_met_with_what_to_run(run, tmp_path):
+    name = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+    code, _, err = run("generate", "a cat", "--model", name, "--out", tmp_path / "a.mp4")
+    assert code == 1
+    assert f"`pusa download {name} models/Wan2.1-T2V-1.3B-Diffusers --kind model`" in err

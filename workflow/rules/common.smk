@@ -25,7 +25,7 @@ from pusa.sample.tasks import TASKS
 try:
     CONFIG = read_config(config)
     FILES = read_layout(CONFIG)
-except (ValueError, FileNotFoundError) as error:
+except (ValueError, FileExistsError, FileNotFoundError) as error:
     raise WorkflowError(str(error))
 config.update(CONFIG.model_dump())  # with defaults, for the report's captions
 
