@@ -85,6 +85,13 @@ def test_a_rank_that_is_larger_than_the_model(tmp_path):
         read_layout(read_config(config))
 
 
+@pytest.mark.parametrize("results", ["README.md", "README.md/inside"])
+def test_a_file_where_the_results_are_to_be(results):
+    config = yaml.safe_load((ROOT / "config/demo.yaml").read_text()) | {"results": results}
+    with pytest.raises(FileExistsError, match=r"key results: README\.md is a file, expected a fol"):
+        read_layout(read_config(config))
+
+
 def test_clips_of_the_tasks(layout, dataset):
     demo = layout("demo")
     assert (demo.task_dataset, demo.task_clips) == ("results/demo/dataset", 4)

@@ -329,7 +329,6 @@ def test_download_target_holds_all_that_needs_a_network():
         ({"experiments": "no/such.tsv"}, "experiments sheet no/such.tsv does not exist"),
         ({"model": {"source": "folder", "path": "no/such"}}, "model folder no/such does not exist"),
         ({"tasks": {"dataset": "no/such"}}, "tasks.dataset: found no metadata.csv in no/such"),
-        ({"results": "README.md"}, "config key results: README.md is a file, expected a folder"),
         ({"train": {"ranks": [4]}}, "config key train.ranks is no more: it is the column rank of"),
     ],
 )
