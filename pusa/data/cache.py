@@ -21,7 +21,6 @@ from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from tqdm import tqdm
 
 from pusa.clip import count_latent_frames
@@ -30,6 +29,7 @@ from pusa.data.dataset import TENSORS, Clip, open_tensors, read_clip, read_metad
 from pusa.data.video import FPS, check_clip
 from pusa.digests import digest_file, digest_folder
 from pusa.models.folder import digest_text_encoder, read_part
+from pusa.models.stream import TensorLayout, write_tensors
 from pusa.records import atomic
 
 SHARD_CLIPS = 256
@@ -244,8 +244,8 @@ def _save_prompts(
 
 
 def _save(tensors: dict[str, torch.Tensor], file: str | Path, metadata: dict[str, str]) -> None:
-    with atomic(file) as unfinished:
-        save_file(tensors, unfinished, metadata)
+    layout = {n: TensorLayout(t.dtype, tuple(t.shape)) for n, t in tensors.items()}
+    write_tensors(file, layout, tensors.__getitem__, metadata)
 
 
 class LatentCache:
