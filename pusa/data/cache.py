@@ -26,7 +26,7 @@ from tqdm import tqdm
 from pusa.clip import count_latent_frames
 from pusa.config import Size
 from pusa.data.dataset import TENSORS, Clip, open_tensors, read_clip, read_metadata
-from pusa.data.video import FPS, check_clip
+from pusa.data.video import FPS, check_clip, is_of_another_rate
 from pusa.digests import digest_file, digest_folder
 from pusa.models.folder import digest_text_encoder, read_part
 from pusa.models.stream import TensorLayout, write_tensors
@@ -83,7 +83,7 @@ def cache_latents(
         except ValueError as error:
             unusable[clip.path] = str(error)
         else:
-            if source == "encode" and rate and abs(rate / FPS - 1) > 0.01:
+            if source == "encode" and is_of_another_rate(rate):
                 other_rates.append((clip.path, float(rate)))
     _list_unusable(unusable, len(clips), out, skip_unusable)
     if other_rates:

@@ -163,6 +163,11 @@ def check_clip(path: str | Path, *, frames: int, height: int, width: int) -> Fra
         return stream.average_rate
 
 
+def is_of_another_rate(rate: Fraction | None) -> bool:
+    """Whether frames per second are known, and not the model's `FPS`."""
+    return bool(rate) and abs(rate / FPS - 1) > 0.01
+
+
 def check_samples(files: Iterable[str | Path], *, frames: int, height: int, width: int) -> None:
     """Check that every sample can be scored, before the first one is.
 

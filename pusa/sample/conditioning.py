@@ -27,7 +27,7 @@ from PIL import Image
 
 from pusa.clip import ClipSize, count_latent_frames
 from pusa.data.image import fit_image, is_image, load_image
-from pusa.data.video import FPS, scan_video
+from pusa.data.video import FPS, is_of_another_rate, scan_video
 from pusa.models.load import encode_pixels, frames_to_pixels
 from pusa.sample.tasks import Given
 
@@ -349,7 +349,7 @@ def _read_pixels(placement: Placement, size: ClipSize) -> np.ndarray:
         raise ValueError(
             f"{placement}: {count} frames from frame {start} of the file on, which has {found}"
         )
-    if footage.rate and abs(footage.rate / FPS - 1) > 0.01:
+    if is_of_another_rate(footage.rate):
         warnings.warn(
             f"{file} has {float(footage.rate):.4g} frames per second, and the model {FPS}: its "
             "frames are taken one by one, so that it plays at another speed",

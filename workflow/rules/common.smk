@@ -159,7 +159,13 @@ if workflow.is_main_process:
         )
     # Where something that a list stands for was deleted or overwritten, its job runs again; that of
     # a list of videos makes just these.
-    looks = ("lint", "summary", "detailed_summary", "report", "unlock")
+    # Nothing is taken away or ended by a call that only looks, or runs no job.
+    looks = (
+        *("lint", "report", "summary", "detailed_summary", "list_rules", "archive"),
+        *("list_target_rules", "list_changes", "list_untracked", "print_compilation"),
+        *("dag", "rulegraph", "filegraph", "d3dag", "containerize", "unlock", "touch"),
+        *("cleanup_metadata", "delete_all_output", "delete_temp_output"),
+    )
     if not any(getattr(arguments, mode) for mode in looks):
         if not arguments.dryrun and not find_workflows():
             try:
