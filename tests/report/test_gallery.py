@@ -175,7 +175,8 @@ def page(browser, address):
         yield page
 
 
-READY = """() => document.querySelectorAll("video").length > 0
+# A video may have its first frame before the page was told how many there are.
+READY = """() => shown.size > 0 && [...shown.values()].every(record => record.frames)
     && [...document.querySelectorAll("video")].every(v => v.readyState >= 2 && !v.seeking)"""
 # The times of all videos at once, when that of the longest is between two.
 WHEN = """() => {{
