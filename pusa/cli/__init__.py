@@ -4,6 +4,7 @@ A command imports what it needs when it runs, so that ``pusa --help`` and the co
 a model answer at once.
 """
 
+import os
 import sys
 
 from pusa.cli import (  # noqa: F401
@@ -37,6 +38,9 @@ app.registered_commands.sort(key=lambda command: [*_PANELS.values()].index(comma
 
 def main() -> None:
     """Run a command; an error that the user can mend is one line, without a traceback."""
+    # PyTorch's threads wait for each other by spinning, which on a machine that others use takes
+    # the processor from the one that is waited for; see benchmarks/threads.py.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         app()
     except (ValueError, OSError, FloatingPointError, ImportError, RecursionError) as error:

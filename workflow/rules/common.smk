@@ -20,6 +20,7 @@ from pusa.report import captions
 from pusa.report.plan import describe_plan
 from pusa.data.listed import GALLERY, lost_files, take_away
 from pusa.processes import describe, end_orphans, find_workflows
+from pusa.slurm import be_patient
 from pusa.sample.tasks import TASKS
 
 try:
@@ -152,6 +153,8 @@ if workflow.is_main_process:
     _, arguments = parse_args(sys.argv[1:])
     if arguments.dryrun:
         print(describe_plan(FILES), file=sys.stderr)
+    if arguments.executor == "slurm":
+        be_patient()
 
     if arguments.unlock and (others := find_workflows()):
         raise WorkflowError(
