@@ -107,7 +107,7 @@ def test_sections_in_order(write):
     )
     places = [html.index(words) for words in ("intro", "Losses", "more", "Rest", "less")]
     assert places == sorted(places)
-    assert html.count("<h2>") == html.count("<table>") == 2
+    assert html.count("<h2>") == html.count("<table ") == 2
     # one table in LaTeX, with one caption, and a heading over the rows of the second part
     assert latex.count(r"\begin{longtable}") == latex.count(r"\end{longtable}") == 1
     assert latex.count(r"\caption") == 1 and r"\caption{Title. intro}" in latex
@@ -171,14 +171,31 @@ def test_our_rows_are_highlighted(show):
 
 
 def test_a_wide_table(show):
-    """A name is clicked anywhere in its cell; the first column stays in sight."""
-    table = pd.DataFrame([{"name": "first", **{f"column {n}": "a b c " * 9 for n in range(40)}}])
+    """A name is clicked anywhere in its cell; header and first column stay, the page does not move.
+
+    Of the columns up to the source, which tell a row's setting, those stay that leave half of the
+    room.
+    """
+    row = {"group": "a", "rank": "512", "steps": "10", "source": "here"}
+    table = pd.DataFrame([row | {f"column {n}": "a b c " * 9 for n in range(40)}] * 50)
     with show(table) as page:
-        page.get_by_role("columnheader", name="name").click(position={"x": 2, "y": 2})
+        page.get_by_role("columnheader", name="group").click(position={"x": 2, "y": 2})
         assert page.locator("th").first.get_attribute("aria-sort") == "ascending"
-        page.evaluate("window.scrollTo(2000, 0)")
-        assert page.evaluate("window.scrollX") > 1000
-        assert page.locator("td").first.bounding_box()["x"] >= 0
+        for width, kept in ((1200, 4), (420, 3), (180, 1)):
+            page.set_viewport_size({"width": width, "height": 600})
+            page.wait_for_function(f"document.querySelectorAll('th.kept').length === {kept}")
+            page.locator(".table").evaluate("table => table.scrollTo(2000, 1000)")
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            place = page.locator(".table").bounding_box()
+            heads = [head.bounding_box() for head in page.locator("th.kept").all()]
+            cells = page.locator("tbody:nth-of-type(40) td.kept").all()
+            cells = [cell.bounding_box() for cell in cells]
+            left = place["x"]
+            for head, cell in zip(heads, cells, strict=True):
+                assert head["x"] == cell["x"] == pytest.approx(left, abs=1)
+                assert head["y"] == pytest.approx(place["y"], abs=1) and cell["y"] > head["y"]
+                left += head["width"]
+            assert left - place["x"] <= max(place["width"] / 2, heads[0]["width"])
 
 
 def test_rows_under_an_empty_first_cell_stay(show):
