@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
-from pusa.data.image import load_image
+from pusa.data.image import fit_image, load_image
 from pusa.data.suite import PAPER_PROMPT, SuitePrompt, first_subjects, spread
-from pusa.data.video import read_settings, read_video, write_video
+from pusa.data.video import read_settings, read_video, scan_video, write_video
+from pusa.digests import digest_file
 from pusa.figures.style import (
     GREY,
     MODEL_NAMES,
@@ -61,32 +64,47 @@ class _Block:
 
 
 @in_style
-def plot_strips(videos: Sequence[Path], out: Path, *, title: str, note: str = "") -> None:
+def plot_strips(
+    videos: Sequence[Path],
+    out: Path,
+    *,
+    title: str,
+    dataset: Path | None = None,
+    note: str = "",
+) -> None:
     """A row of frames for each video, under its prompt; given frames are marked.
 
     Args:
         videos: made by this library, whose settings tell the prompt and the given frames.
         out: the PNG; a PDF is written beside it.
+        dataset: folder of the clips that the videos were made from. Each is a row above its video:
+            given frames as they were given, the others as they truly go on.
         note: stands below, for example the setting.
 
     Raises:
         FileNotFoundError: if a video is missing.
-        ValueError: if there is no video, or one is unreadable or lacks its settings.
+        ValueError: if there is no video, or one is unreadable or lacks its settings, or the dataset
+            does not have its clip.
     """
     if not videos:
         raise ValueError(f"figure {out}: no videos to show")
     blocks = []
     for video in videos:
-        prompt, given = _read_origin(video)
-        frames = read_video(video)
+        settings = _read_origin(video)
+        given, frames = settings["given"], read_video(video)
         chosen = choose_frames(len(frames), given, COLUMNS)
         marks = [_given_mark(n, given) for n in chosen]
-        row = _Row(
-            frames=_take(frames, chosen),
-            given=[bool(mark) for mark in marks],
-            labels=[f"frame {n}\n{mark}".strip() for n, mark in zip(chosen, marks, strict=True)],
-        )
-        blocks.append(_Block(prompt or "(no prompt)", [row]))
+        labels = [f"frame {n}\n{mark}".strip() for n, mark in zip(chosen, marks, strict=True)]
+        marked = [bool(mark) for mark in marks]
+        if dataset is None:
+            rows = [_Row(_take(frames, chosen), marked, labels)]
+        else:
+            clip = _read_clip(settings, video, dataset)
+            rows = [
+                _Row(_take(clip, chosen), marked, name="true clip"),
+                _Row(_take(frames, chosen), marked, labels, name="made"),
+            ]
+        blocks.append(_Block(settings["prompt"] or "(no prompt)", rows))
     save(_draw(blocks, title, note), out)
 
 
@@ -189,8 +207,7 @@ def make_contact_sheet(
     blocks, cells = [], []
     for prompt in spread(prompts, SHEET_PROMPTS):
         file = samples / prompt.video_name(0)
-        _, given = _read_origin(file)
-        clip = read_video(file)
+        given, clip = _read_origin(file)["given"], read_video(file)
         shown = choose_frames(len(clip), [], SHEET_COLUMNS)
         row = _Row(
             frames=_take(clip, shown),
@@ -204,8 +221,8 @@ def make_contact_sheet(
     write_video(out.with_suffix(".mp4"), _grid(cells))
 
 
-def _read_origin(video: Path) -> tuple[str, list[list[float]]]:
-    """Prompt and given frames of a video."""
+def _read_origin(video: Path) -> dict[str, Any]:
+    """What a video tells of itself: prompt, given frames, and more."""
     if not video.is_file():
         raise FileNotFoundError(f"video {video} is missing")
     settings = read_settings(video)
@@ -214,7 +231,23 @@ def _read_origin(video: Path) -> tuple[str, list[list[float]]]:
             raise ValueError(
                 f"{video}: no {key!r} in its settings; expected a video that pusa has made"
             )
-    return settings["prompt"], settings["given"]
+    return settings
+
+
+def _read_clip(settings: dict[str, Any], video: Path, dataset: Path) -> np.ndarray:
+    """The clip that a video's given frames are from, as long and as large as the video."""
+    from pusa.data.dataset import read_metadata  # and with it torch
+
+    source = settings["conditions"][0]
+    named = (clip.path for clip in read_metadata(dataset) if clip.path.name == source["file"])
+    found = next((file for file in named if digest_file(file) == source["sha256"]), None)
+    if found is None:
+        raise ValueError(
+            f"{video} was made from a clip {source['file']} that {dataset} does not have"
+        )
+    shape = {key: settings[key] for key in ("height", "width")}
+    frames = scan_video(found).read_frames(1, settings["frames"])
+    return np.stack([fit_image(Image.fromarray(frame), **shape) for frame in frames])
 
 
 def _given_mark(frame: int, given: Sequence[Sequence[float]]) -> str:
@@ -238,8 +271,8 @@ def _draw(blocks: Sequence[_Block], title: str, note: str, *, across: int = 1) -
     page = _Page(figure)
     page.text(_MARGIN, _MARGIN, title, size=TITLE_SIZE, weight="bold")
     for line, height in zip(lines, heights, strict=True):
-        for place, block in enumerate(line):
-            _draw_block(page, block, _MARGIN + place * (width + 3 * _GAP), top, width)
+        for column, block in enumerate(line):
+            _draw_block(page, block, _MARGIN + column * (width + 3 * _GAP), top, width)
         top += height
     page.text(_MARGIN, top, note, size=SMALL_SIZE, color=GREY)
     return figure
@@ -273,14 +306,14 @@ def _draw_block(page: _Page, block: _Block, left: float, top: float, width: floa
         cell, height = _cell_size(row, width)
         name = wrap(row.name, _NAME_WIDTH - _GAP, SMALL_SIZE)
         page.text(left, top + height / 2, name, size=SMALL_SIZE, va="center")
-        for place, (frame, given) in enumerate(zip(row.frames, row.given, strict=True)):
-            x = start + place * (cell + _GAP)
+        for column, (frame, given) in enumerate(zip(row.frames, row.given, strict=True)):
+            x = start + column * (cell + _GAP)
             axis = page.image(x, top, cell, height, frame)
             axis.spines[:].set(visible=given, color=VERMILLION, linewidth=2)
             if row.labels:
                 style = {"color": VERMILLION, "weight": "bold"} if given else {}
                 below = {"x": x + cell / 2, "y": top + height + _GAP, "ha": "center"}
-                page.text(text=row.labels[place], size=SMALL_SIZE, **below, **style)
+                page.text(text=row.labels[column], size=SMALL_SIZE, **below, **style)
         top += height + _labels_height(row) + _GAP
 
 

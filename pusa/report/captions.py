@@ -30,7 +30,12 @@ def describe_tasks(layout: Layout) -> str:
     """How the videos of Figures 7 to 12 were made, and where their clips are from."""
     dataset = layout.config.tasks.dataset
     source = "were held out from training" if dataset is None else f"are of {dataset}"
-    return f"{describe_setting(layout)} The clips {source}."
+    rows = (
+        "Above is the true clip, with the given frames as they were given, and below it the video: "
+        "in it a clean given frame is what the autoencoder gives back, a noisy one what the model "
+        "makes of it."
+    )
+    return f"{rows} {describe_setting(layout)} The clips {source}."
 
 
 def describe_scale(layout: Layout, study: str) -> str:

@@ -6,6 +6,7 @@ from matplotlib.colors import to_hex
 
 from pusa.data.suite import first_subjects
 from pusa.data.video import read_video, write_video
+from pusa.digests import digest_file
 from pusa.figures.strips import (
     choose_frames,
     make_contact_sheet,
@@ -93,6 +94,46 @@ def test_strips_show_and_mark_the_frames_that_they_name(tmp_path, drawn, monkeyp
     found = images(drawn[0])
     assert [bordered for _, bordered in found] == [True, False, False, True, True]
     assert [grey for grey, _ in found] == pytest.approx([5, 55, 100, 150, 165], abs=2)
+
+
+@pytest.fixture
+def made_from_a_clip(tmp_path):
+    """A dataset of two clips of one name, and a video that says that it was made from the second.
+
+    Its frames are darker than the clip's.
+    """
+    for folder, width in (("a", 48), ("b", 64)):
+        (tmp_path / "clips" / folder).mkdir(parents=True)
+        grey_ramp(tmp_path / "clips" / folder / "x.mp4", 40, None, 32, width)
+    metadata = "file_name,text\na/x.mp4,a cat\nb/x.mp4,a dog\n"
+    (tmp_path / "clips/metadata.csv").write_text(metadata)
+    digest = digest_file(tmp_path / "clips/b/x.mp4")
+    origin = {"conditions": [{"file": "x.mp4", "sha256": digest}]}
+    size = {"frames": 33, "height": 32, "width": 32}
+    settings = {"prompt": "a dog", "given": [[1, 1, 0.0]], **origin, **size}
+    write_video(tmp_path / "video.mp4", np.full((33, 32, 32, 3), 40, np.uint8), settings)
+    return tmp_path / "video.mp4"
+
+
+def test_strips_show_what_was_given_above_what_was_made(
+    tmp_path, drawn, monkeypatch, made_from_a_clip
+):
+    monkeypatch.setattr("pusa.figures.strips.COLUMNS", 3)
+    clips = tmp_path / "clips"
+    plot_strips([made_from_a_clip], tmp_path / "out.png", title="Title", dataset=clips)
+    found = images(drawn[0])
+    assert [bordered for _, bordered in found] == [True, False, False] * 2
+    assert [grey for grey, _ in found] == pytest.approx([5, 85, 165, 40, 40, 40], abs=3)
+    assert [text for text in texts(drawn[0]) if text] == [
+        *("Title", "a dog", "true clip", "made"),
+        *("frame 1\ngiven", "frame 17", "frame 33"),
+    ]
+
+
+def test_strips_of_a_clip_that_was_replaced(tmp_path, made_from_a_clip):
+    grey_ramp(tmp_path / "clips/b/x.mp4", 39, None)
+    with pytest.raises(ValueError, match=r"video\.mp4 was made from a clip x\.mp4 that"):
+        plot_strips([made_from_a_clip], tmp_path / "out.png", title="x", dataset=tmp_path / "clips")
 
 
 def test_strips_are_as_wide_as_a_page_and_inside_it(tmp_path, drawn):

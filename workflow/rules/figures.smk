@@ -147,7 +147,10 @@ FIGURES = {
         f"figure{task.figure}": (
             "plot_strips",
             f"Figure {task.figure:>2}",
-            {"samples": FILES.task_manifest(name)},
+            {
+                "samples": FILES.task_manifest(name),
+                "dataset": f"{FILES.task_dataset}/metadata.csv",
+            },
             {
                 "videos": FILES.task_videos(name),
                 "title": f"Figure {task.figure}: {task.title}",
