@@ -1,5 +1,6 @@
 """The workflow through sbatch, on a real Slurm that is started for these tests."""
 
+import os
 import re
 import signal
 import subprocess
@@ -136,3 +137,19 @@ def test_second_call_finishes_what_was_cancelled(cluster, results):
     checkpointed = len(first) // 5 * 5
     assert logged(out)[:checkpointed].equals(first[:checkpointed])
     assert (out / "iteration_40.safetensors").exists()
+
+
+def test_jobs_are_not_lost_while_the_controller_is_away(cluster, results):
+    name = "pusa-rank4-seed3"
+    config = write_mini(results, "away", iteration=20, train={"seed": 3, "checkpoint_every": 5})
+    state, out = results / "training" / name, results / "trained" / name
+    controller = int(Path(cluster["SLURM_CONF"]).with_name("slurmctld.pid").read_text())
+    with running(cluster, config, *ONCE, "--", str(out / "training.csv")) as (process, output):
+        wait_for(lambda: len(logged(state)) > 2, process, output)
+        os.kill(controller, signal.SIGSTOP)
+        try:
+            wait_for(lambda: "Slurm does not answer" in output.read_text(), process, output)
+        finally:
+            os.kill(controller, signal.SIGCONT)
+        assert process.wait(SECONDS_TO_WAIT) == 0, output.read_text()[-4000:]
+    assert len(logged(out)) == 20
