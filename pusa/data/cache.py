@@ -168,7 +168,7 @@ def _encoder(model: str | Path, size: Size, device: str) -> Callable[[Path], tor
 
 def _released_shapes(model: str | Path, size: Size, text_tokens: int) -> dict[str, tuple]:
     """The shapes that pre-encoded clips must have to be of this model."""
-    vae, text = (read_part(Path(model) / part) for part in ("vae", "text_encoder"))
+    vae, text = (read_part(Path(model) / part, part) for part in ("vae", "text_encoder"))
     scale = vae.get("scale_factor_spatial", 8)  # Wan2.1's config is older than the key
     frames = count_latent_frames(size.frames)
     return {

@@ -2,12 +2,16 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt
 
 from pusa.digests import digest_files, digest_folder
+from pusa.settings import Settings
 
 WEIGHTS = "diffusion_pytorch_model"
 #: Beside the transformer, which may come from elsewhere.
@@ -26,11 +30,48 @@ IMAGE_TO_VIDEO = (
 )
 
 
+class _Part(Settings):
+    """What is read of a part's ``config.json`` before the part is loaded."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="ignore")
+
+
+class _Transformer(_Part):
+    class_name: Literal["WanTransformer3DModel", "VTAWanTransformer3DModel"] = Field(
+        alias="_class_name"
+    )
+    patch_size: Annotated[list[PositiveInt], Field(min_length=3, max_length=3)]
+    in_channels: PositiveInt
+    out_channels: PositiveInt
+    num_attention_heads: PositiveInt
+    attention_head_dim: PositiveInt
+    num_layers: PositiveInt
+    ffn_dim: PositiveInt
+    text_dim: PositiveInt
+
+
+class _Vae(_Part):
+    class_name: Literal["AutoencoderKLWan"] = Field(alias="_class_name")
+    z_dim: PositiveInt
+    latents_mean: list[float]
+    latents_std: list[PositiveFloat]
+    scale_factor_spatial: PositiveInt = 8  # Wan2.1's config is older than the key
+
+
+class _TextEncoder(_Part):
+    model_type: Literal["umt5"]
+    d_model: PositiveInt
+
+
+_KINDS = {"transformer": _Transformer, "vae": _Vae, "text_encoder": _TextEncoder}
+
+
 def check_model_folder(model: str | Path) -> None:
     """Check that a text-to-video model folder is complete.
 
     Raises:
         FileNotFoundError: that names the folder and what it lacks.
+        ValueError: if a part's config is of another part, or not one.
     """
     try:
         require_files(model, ["transformer/config.json", *PARTS])
@@ -40,6 +81,8 @@ def check_model_folder(model: str | Path) -> None:
                 raise FileNotFoundError(
                     f"model folder {model} has no safetensors weights in {part}"
                 )
+        for kind in ("transformer", "vae", "text_encoder"):
+            read_part(Path(model) / kind, kind)
     except FileNotFoundError as error:
         record = Path(model) / "download.json"
         hint = f"; delete {record} to have it downloaded again" if record.exists() else ""
@@ -54,7 +97,7 @@ def check_baseline_folder(folder: str | Path) -> None:
         ValueError: if the model is of another pipeline, or has a second expert.
     """
     require_files(folder, ["model_index.json"], IMAGE_TO_VIDEO)
-    index = json.loads((Path(folder) / "model_index.json").read_text())
+    index = read_json(Path(folder) / "model_index.json")
     if index.get("_class_name") != "WanImageToVideoPipeline":
         raise ValueError(
             f"model folder {folder} is of a {index.get('_class_name')}, expected a "
@@ -77,7 +120,7 @@ def check_rank(rank: int, transformer: str | Path) -> None:
     Raises:
         ValueError: if it is not.
     """
-    config = read_part(transformer)
+    config = read_part(transformer, "transformer")
     smallest = min(config["num_attention_heads"] * config["attention_head_dim"], config["ffn_dim"])
     if rank > smallest:
         raise ValueError(
@@ -86,14 +129,57 @@ def check_rank(rank: int, transformer: str | Path) -> None:
         )
 
 
-def read_part(folder: str | Path) -> dict[str, Any]:
-    """``config.json`` of one part of a model, such as ``vae/``.
+def read_part(
+    folder: str | Path, kind: Literal["transformer", "vae", "text_encoder"]
+) -> dict[str, Any]:
+    """``config.json`` of one part of a model.
 
     Raises:
         FileNotFoundError: if it is missing.
+        ValueError: if it is of another kind of part, or lacks what every such part has; it names
+            the file and the key.
     """
     require_files(folder, ["config.json"])
-    return json.loads((Path(folder) / "config.json").read_text())
+    file = Path(folder) / "config.json"
+    config = read_json(file)
+    _KINDS[kind].read(config, name=lambda key: f"{file}: {key}")
+    return config
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object in a file.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} cannot be read as JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} holds a {type(found).__name__}, expected a JSON object")
+    return found
+
+
+@contextmanager
+def loading(folder: str | Path) -> Iterator[None]:
+    """Say in one sentence what a library raises for a part that it cannot load.
+
+    Raises:
+        ValueError: that names the folder. What diffusers, transformers and safetensors raise has no
+            class in common, and seldom names a file.
+    """
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        if "out of memory" in str(error):
+            raise
+        told = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(
+            f"{folder} cannot be loaded: {told[0].rstrip('.:')}; expected a whole part of a model"
+        ) from error
 
 
 def require_files(folder: str | Path, names: list[str], expected: str = TEXT_TO_VIDEO) -> None:

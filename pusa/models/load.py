@@ -1,13 +1,21 @@
 """Loading the parts of a text-to-video model from a folder in diffusers' format."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
+from safetensors import safe_open
 
 from pusa.clip import ClipSize, count_latent_frames
-from pusa.models.folder import require_complete, require_files, weight_files
+from pusa.models.folder import (
+    loading,
+    read_part,
+    require_complete,
+    require_files,
+    weight_files,
+)
 from pusa.transformer import VTAWanTransformer3DModel
 
 
@@ -21,12 +29,35 @@ def load_transformer(
 
     Raises:
         FileNotFoundError: if the folder, its config or a listed shard is missing.
+        ValueError: if it is not a transformer's, or lacks a tensor.
     """
-    require_files(folder, ["config.json"])
+    config = read_part(folder, "transformer")
     weight_files(folder)
-    return VTAWanTransformer3DModel.from_pretrained(
-        folder, torch_dtype=dtype, device_map={"": torch.device(device)}
-    ).eval()
+    with loading(folder):
+        check_tensors(folder, config)
+        return VTAWanTransformer3DModel.from_pretrained(
+            folder, torch_dtype=dtype, device_map={"": torch.device(device)}
+        ).eval()
+
+
+def check_tensors(folder: str | Path, config: dict[str, Any]) -> None:
+    """Compare the tensors of a transformer folder with those of the model that its config makes.
+
+    Raises:
+        ValueError: that names a tensor which is missing or has another shape.
+    """
+    with torch.device("meta"):
+        model = VTAWanTransformer3DModel.from_config(config)
+    found: dict[str, list[int]] = {}
+    for file in weight_files(folder):
+        with safe_open(file, "pt") as tensors:
+            found |= {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
+    wrong = [n for n, t in model.state_dict().items() if found.get(n) != list(t.shape)]
+    if wrong:
+        raise ValueError(
+            f"its weights lack {len(wrong)} tensors of the model, or have them in another shape, "
+            f"such as {wrong[0]}"
+        )
 
 
 def load_vae(model: str | Path, dtype: torch.dtype = torch.float32) -> AutoencoderKLWan:
@@ -38,9 +69,11 @@ def load_vae(model: str | Path, dtype: torch.dtype = torch.float32) -> Autoencod
             deviation for each latent channel.
     """
     require_files(model, ["vae/config.json"])
-    vae, found = AutoencoderKLWan.from_pretrained(
-        model, subfolder="vae", torch_dtype=dtype, output_loading_info=True
-    )
+    read_part(Path(model) / "vae", "vae")
+    with loading(Path(model) / "vae"):
+        vae, found = AutoencoderKLWan.from_pretrained(
+            model, subfolder="vae", torch_dtype=dtype, output_loading_info=True
+        )
     require_complete(Path(model) / "vae", found)
     for key in ("latents_mean", "latents_std"):
         if len(vae.config[key]) != vae.config.z_dim:

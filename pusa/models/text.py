@@ -7,7 +7,7 @@ from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from diffusers.utils.torch_utils import get_module_execution_device
 from transformers import AutoTokenizer, UMT5EncoderModel
 
-from pusa.models.folder import require_complete, require_files
+from pusa.models.folder import loading, read_part, require_complete, require_files
 
 TEXT_TOKENS = 512  # of Wan
 
@@ -20,17 +20,25 @@ def load_text_encoder(model: str | Path, dtype: torch.dtype = torch.float32):
         ValueError: if the encoder's weights lack a tensor, or have one of another shape.
     """
     require_files(model, ["tokenizer", "text_encoder/config.json"])
-    encoder, found = UMT5EncoderModel.from_pretrained(
-        model, subfolder="text_encoder", dtype=dtype, output_loading_info=True
-    )
+    read_part(Path(model) / "text_encoder", "text_encoder")
+    with loading(Path(model) / "text_encoder"):
+        encoder, found = UMT5EncoderModel.from_pretrained(
+            model, subfolder="text_encoder", dtype=dtype, output_loading_info=True
+        )
     require_complete(Path(model) / "text_encoder", found)
     return load_tokenizer(model), encoder.eval()
 
 
 def load_tokenizer(model: str | Path):
-    """Load ``tokenizer/`` of a model folder."""
+    """Load ``tokenizer/`` of a model folder.
+
+    Raises:
+        FileNotFoundError: if it is missing.
+        ValueError: if it cannot be read.
+    """
     require_files(model, ["tokenizer"])
-    return AutoTokenizer.from_pretrained(Path(model) / "tokenizer")
+    with loading(Path(model) / "tokenizer"):
+        return AutoTokenizer.from_pretrained(Path(model) / "tokenizer")
 
 
 def count_text_tokens(tokenizer) -> int:

@@ -57,7 +57,7 @@ def find_shape(model: Model) -> Shape | None:
     """The sizes of the configured model: from its folder, or by its name; None if unknown."""
     folder = Path(model.path, "transformer")
     if (folder / "config.json").is_file():
-        config = read_part(folder)
+        config = read_part(folder, "transformer")
         dim = config["num_attention_heads"] * config["attention_head_dim"]
         return Shape(dim, config["ffn_dim"], config["num_layers"])
     return KNOWN_SHAPES.get(model.repo or "")

@@ -8,7 +8,7 @@ from diffusers import WanImageToVideoPipeline
 from PIL import Image
 
 from pusa.config import VideoSettings
-from pusa.models.folder import check_baseline_folder
+from pusa.models.folder import check_baseline_folder, loading
 
 
 def load_baseline(folder: str | Path, dtype: str, device: str) -> WanImageToVideoPipeline:
@@ -22,12 +22,13 @@ def load_baseline(folder: str | Path, dtype: str, device: str) -> WanImageToVide
         ValueError: if it is of another pipeline, such as text-to-video, or has a second expert.
     """
     check_baseline_folder(folder)
-    pipeline = WanImageToVideoPipeline.from_pretrained(
-        folder,
-        tokenizer=None,
-        text_encoder=None,
-        torch_dtype={"transformer": getattr(torch, dtype), "default": torch.float32},
-    )
+    with loading(folder):
+        pipeline = WanImageToVideoPipeline.from_pretrained(
+            folder,
+            tokenizer=None,
+            text_encoder=None,
+            torch_dtype={"transformer": getattr(torch, dtype), "default": torch.float32},
+        )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
 

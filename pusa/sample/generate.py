@@ -71,8 +71,8 @@ def generate(
     origin["text_encoder"] = digest_text_encoder(model)
     check_size(
         settings,
-        vae=read_part(Path(model) / "vae"),
-        transformer=read_part(weights.transformer or Path(model) / "transformer"),
+        vae=read_part(Path(model) / "vae", "vae"),
+        transformer=read_part(weights.transformer or Path(model) / "transformer", "transformer"),
     )
     tokenizer = load_tokenizer(model)
     check_prompts(

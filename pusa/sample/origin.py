@@ -3,7 +3,6 @@
 Everything that can be wrong with the files, and shows without loading them, is found here.
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from pusa.models.folder import (
     PARTS,
     check_baseline_folder,
     digest_weights,
+    read_json,
     read_part,
     require_files,
     weight_files,
@@ -34,7 +34,7 @@ def describe_model(model: str | Path, weights: Weights) -> dict[str, Any]:
     """
     model = Path(model)
     require_files(model, list(PARTS))
-    index = json.loads((model / "model_index.json").read_text())
+    index = read_json(model / "model_index.json")
     has_pair = bool(index.get("transformer_2", [None])[0]) or weights.transformer_2 is not None
     if weights.loras_2 and not has_pair:
         raise ValueError(
@@ -80,7 +80,7 @@ def describe_baseline(folder: str | Path, dtype: str) -> dict[str, Any]:
 
 
 def _describe_transformer(folder: Path, loras: Iterable[tuple[Path, float]]) -> dict[str, Any]:
-    config = read_part(folder)
+    config = read_part(folder, "transformer")
     weight_files(folder)
     if config["in_channels"] != config["out_channels"]:
         raise ValueError(

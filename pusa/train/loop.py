@@ -242,7 +242,7 @@ def _check(
             f"the state folder {state} and the output folder {out} must not hold one another"
         )
     _check_encoded_by(data, Path(transformer).parent)
-    config = read_part(transformer)
+    config = read_part(transformer, "transformer")
     weight_files(transformer)
     if settings.rank is not None:
         check_rank(settings.rank, transformer)

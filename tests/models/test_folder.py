@@ -139,3 +139,45 @@ def test_the_config_counts_too(copy, model):
     config.unlink()
     config.write_text(changed)
     assert digest_weights(config.parent) != digest_weights(model / "transformer")
+
+
+def rewrite(file, text):
+    file.unlink()  # a link to the fixture's own
+    file.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("transformer", {"_class_name": "AutoencoderKLWan"}, "_class_name: found 'AutoencoderKL"),
+        ("transformer", {"patch_size": [1, 0, 0]}, "patch_size.1: found 0, expected more than 0"),
+        ("transformer", {"patch_size": "122"}, "patch_size: found '122', expected a list"),
+        ("transformer", {"num_attention_heads": -1}, "num_attention_heads: found -1, expected"),
+        ("vae", {"_class_name": "WanTransformer3DModel"}, "expected 'AutoencoderKLWan'"),
+        ("vae", {"z_dim": None}, "z_dim: found None, expected a whole number"),
+        ("vae", {"latents_std": [0.0]}, "latents_std.0: found 0.0, expected more than 0"),
+        ("text_encoder", {"model_type": "t5"}, "model_type: found 't5', expected 'umt5'"),
+        ("text_encoder", {"d_model": "64"}, "d_model: found '64', expected a whole number"),
+    ],
+)
+def test_config_of_another_part_or_of_none(copy, part, change, message):
+    file = copy / part / "config.json"
+    rewrite(file, json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(ValueError, match=f"{part}/config.json: ") as caught:
+        check_model_folder(copy)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1]", "holds a list, expected a JSON object"),
+        ("{", "cannot be read as JSON"),
+        ("[" * 100_000, "cannot be read as JSON"),
+    ],
+)
+@pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder"])
+def test_config_that_is_no_object(copy, part, text, message):
+    rewrite(copy / part / "config.json", text)
+    with pytest.raises(ValueError, match=f"{part}/config.json {message}"):
+        check_model_folder(copy)

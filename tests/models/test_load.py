@@ -16,6 +16,7 @@ from pusa.models.load import (
     normalise_latents,
     pixels_to_frames,
 )
+from pusa.models.text import load_text_encoder, load_tokenizer
 from pusa.transformer import VTAWanTransformer3DModel
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -152,3 +153,35 @@ def test_statistics_that_are_not_of_every_channel(model, tmp_path, key):
 def test_pixels_that_are_no_number_are_refused():
     with pytest.raises(FloatingPointError, match="VAE's output is not finite"):
         pixels_to_frames(torch.full((1, 3, 1, 2, 2), torch.nan))
+
+
+@pytest.mark.parametrize(
+    ("part", "weights", "load"),
+    [
+        ("vae", "diffusion_pytorch_model.safetensors", load_vae),
+        ("text_encoder", "model.safetensors", load_text_encoder),
+        ("transformer", "diffusion_pytorch_model.safetensors", load_transformer),
+    ],
+)
+@pytest.mark.parametrize("kept", [0, 5000])
+def test_weights_that_are_cut_off(tmp_path, model, part, weights, load, kept):
+    folder = shutil.copytree(model, tmp_path / "model")
+    content = (folder / part / weights).read_bytes()
+    (folder / part / weights).write_bytes(content[:kept])
+    with pytest.raises((ValueError, OSError), match=f"model/{part}"):
+        load(folder / part if load is load_transformer else folder)
+
+
+def test_transformer_of_another_config(tmp_path, model):
+    folder = shutil.copytree(model / "transformer", tmp_path / "transformer")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_layers": 9}))
+    with pytest.raises(ValueError, match=r"transformer cannot be loaded: its weights lack \d+ ten"):
+        load_transformer(folder)
+
+
+def test_tokenizer_that_is_cut_off(tmp_path, model):
+    folder = shutil.copytree(model, tmp_path / "model")
+    (folder / "tokenizer/tokenizer.json").write_text("{")
+    with pytest.raises(ValueError, match="model/tokenizer cannot be loaded"):
+        load_tokenizer(folder)
