@@ -14,8 +14,15 @@ from pusa.config import Config
 
 BASE = "base"
 WAN_I2V = "wan_i2v"
+#: What no model makes, to tell what a score is worth; all but the first need true continuations.
+BOUNDS = {
+    "still": "still picture",
+    "truth": "true continuation",
+    "truth_vae": "true continuation through the VAE",
+    "shuffled": "another prompt's continuation",
+}
 #: Models without weights of ours, and how they are called.
-AS_THEY_ARE = {BASE: "base + VTA", WAN_I2V: "Wan-I2V"}
+AS_THEY_ARE = {BASE: "base + VTA", WAN_I2V: "Wan-I2V", **BOUNDS}
 MAX_STEPS = 1000  # the noise levels that Wan was trained on
 MAX_NUMBER = 999_999  # of a rank or an iteration
 COLUMNS = (
@@ -36,10 +43,11 @@ COLUMNS = (
 class Setting:
     """One point of the study: which weights, and how they are sampled."""
 
-    #: "base" (with VTA, no LoRA), "wan_i2v" (the paper's baseline) or a name under train.models.
+    #: "base" (with VTA, no LoRA), "wan_i2v" (the paper's baseline), one of `BOUNDS`, or a name
+    #: under train.models.
     model: str
     task: str  # "i2v" or "t2v"
-    steps: int
+    steps: int | None = None  # None: nothing is sampled
     rank: int | None = None  # None: no LoRA; the whole transformer was trained
     iteration: int | None = None
     alpha: float | None = None  # the paper's alpha: lora_scale at merging
@@ -53,7 +61,7 @@ class Setting:
 
     @property
     def weights(self) -> str:
-        """Name of the merged checkpoint, or ``base`` or ``wan_i2v``."""
+        """Name of the merged checkpoint, or of a model without one."""
         if self.model in AS_THEY_ARE:
             return self.model
         alpha = "" if self.alpha is None else f"-alpha{self.alpha:g}"
@@ -62,7 +70,8 @@ class Setting:
     @property
     def name(self) -> str:
         """Name of the setting, safe in a path: ``base-i2v-steps10`` and so on."""
-        return f"{self.weights}-{self.task}-steps{self.steps}"
+        steps = "" if self.steps is None else f"-steps{self.steps}"
+        return f"{self.weights}-{self.task}{steps}"
 
     @property
     def model_label(self) -> str:
@@ -77,7 +86,8 @@ class Setting:
             words += ["full" if self.rank is None else f"rank {self.rank}"]
             words += [f"iteration {self.iteration}"]
             words += [] if self.alpha is None else [f"alpha {self.alpha:g}"]
-        words += [f"{self.steps} steps", *(["text-to-video"] if self.task == "t2v" else [])]
+        words += [] if self.steps is None else [f"{self.steps} steps"]
+        words += ["text-to-video"] if self.task == "t2v" else []
         return ", ".join(words)
 
 
@@ -150,12 +160,15 @@ def _parse(row: dict[str, str], where: str, seed: int) -> Setting:
         raise ValueError(f"{where}: task is {task!r}, expected i2v or t2v")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", model):
         raise ValueError(
-            f"{where}: model is {model!r}, expected {BASE}, {WAN_I2V} or a name under train.models"
+            f"{where}: model is {model!r}, expected {BASE}, {WAN_I2V}, {', '.join(BOUNDS)} or a "
+            "name under train.models"
         )
-    steps = _number(row, "steps", where, 1, MAX_STEPS)
     lora = ("rank", "iteration", "alpha")
-    if model == WAN_I2V and task != "i2v":
+    if (model == WAN_I2V or model in BOUNDS) and task != "i2v":
         raise ValueError(f"{where}: model {model} makes video from an image, but task is {task}")
+    if model in BOUNDS and row["steps"]:
+        raise ValueError(f"{where}: model {model} is not sampled, but steps is {row['steps']!r}")
+    steps = None if model in BOUNDS else _number(row, "steps", where, 1, MAX_STEPS)
     if model in AS_THEY_ARE:
         filled = [column for column in lora if row[column]]
         if filled:
@@ -205,6 +218,11 @@ def check_available(experiments: pd.DataFrame, config: Config) -> None:
             raise ValueError(
                 f"{where} asks for a subset of the prompts, but config key suite.subset is missing"
             )
+        if setting.model in BOUNDS and setting.model != "still" and config.suite.source == "vbench":
+            raise ValueError(
+                f"{where} asks for model {setting.model}, but VBench-I2V, config key suite.source, "
+                "has no true continuations"
+            )
         if setting.model == WAN_I2V and config.baseline is None:
             raise ValueError(
                 f"{where} asks for model {WAN_I2V}, but config key baseline is missing"
@@ -247,7 +265,7 @@ def check_published(experiments: pd.DataFrame, table1: str | Path, table2: str |
     known = {("1", group, model) for group, model in zip(one["group"], one["model"], strict=True)}
     keys = published_key(two)
     known |= {("2", group, key) for group, key in zip(two["group"], keys, strict=True)}
-    groups = {"1": {"baseline", "ours"}, "2": set(two["group"])}
+    groups = {"1": {"baseline", "ours", "bounds"}, "2": {*two["group"], "bounds"}}
     for line, row in enumerate(experiments.to_dict("records"), start=2):
         if row["table"] and row["group"] not in groups[row["table"]]:
             raise ValueError(
@@ -347,7 +365,9 @@ def settings_over_seeds(experiments: pd.DataFrame, seeds: list[int]) -> dict[str
         s
         for s in unique_settings(experiments).values()
         if s.model != WAN_I2V
-        and (s.model == BASE or s.alpha == main.alpha or replace(s, alpha=main.alpha) == main)
+        and (
+            s.model in AS_THEY_ARE or s.alpha == main.alpha or replace(s, alpha=main.alpha) == main
+        )
     ]
     repeated = [s if s.seed is None else replace(s, seed=seed) for s in near for seed in seeds]
     return {s.name: s for s in repeated}

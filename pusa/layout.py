@@ -362,7 +362,8 @@ class Layout:
             jobs.append(("train_tiny_baseline",))
         for name in self.settings["tables"]:
             place = ("tables", name)
-            jobs += [("sample_suite", *place, f"shard{n}") for n in range(self.shards(*place))]
+            if self.settings["tables"][name].steps is not None:
+                jobs += [("sample_suite", *place, f"shard{n}") for n in range(self.shards(*place))]
             jobs += [
                 ("score_videos", *place, dimension, f"shard{n}")
                 for dimension in self.dimensions

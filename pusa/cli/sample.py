@@ -12,9 +12,11 @@ from pusa.cli.options import (
     choose_device,
     takes_settings,
 )
-from pusa.config import PromptCounts, SuiteSettings, VideoSettings, Weights
+from pusa.config import PromptCounts, Size, SuiteSettings, VideoSettings, Weights
+from pusa.experiments import BOUNDS
 from pusa.sample.tasks import TASKS
 
+BoundName = StrEnum("BoundName", {name: name for name in BOUNDS})
 TaskName = StrEnum("TaskName", {name: name for name, task in TASKS.items() if task.on_clips})
 
 
@@ -57,6 +59,50 @@ def sample_suite(
         model=model,
         transformer=transformer,
         prompt_cache=prompts,
+        out=manifest.parent,
+        device=device,
+    )
+    table.to_csv(manifest, index=False)
+
+
+@app.command()
+@takes_settings
+def sample_bound(
+    bound: BoundName,
+    suite: Path,
+    model: Path,
+    manifest: Path,
+    size: Size,
+    counts: PromptCounts | None = None,
+    samples: Annotated[int, typer.Option(min=1, help="Videos per prompt.")] = 1,
+    shard: Annotated[int, typer.Option(min=0, help="Which share of the prompts, from 0.")] = 0,
+    shards: Annotated[int, typer.Option(min=1, help="Number of shares.")] = 1,
+    device: Device = None,
+) -> None:
+    """Make what no model makes, to tell what scores are worth, beside the file MANIFEST.
+
+    The prompt's image standing still; the true continuation, where SUITE has it, bare or through
+    MODEL's autoencoder; or that of another prompt.
+    """
+    if shard >= shards:
+        raise ValueError(f"--shard {shard}: expected less than --shards {shards}")
+    device = choose_device(device)
+    from pusa.data.suite import read_suite
+    from pusa.sample import bounds
+
+    taken = read_suite(
+        suite,
+        height=size.height,
+        width=size.width,
+        counts=counts.model_dump() if counts else None,
+    )
+    table = bounds.sample_bound(
+        bound,
+        suite,
+        taken[shard::shards],
+        size,
+        samples=samples,
+        model=model,
         out=manifest.parent,
         device=device,
     )

@@ -2,8 +2,9 @@
 
 ``config/claims.yaml`` states claims, and the effects that `pusa.report.effects` measures, as
 comparisons between rows of the tables. On the published numbers, which come without an interval, a
-comparison holds or does not. On ours it is paired by prompt and sample: it holds, or does not,
-where the whole 95 % interval of the difference says so, and is not decided otherwise.
+comparison holds or does not; only of a still picture, whose scores follow from VBench's arithmetic,
+some are known as a range. On ours it is paired by prompt and sample: it holds, or does not, where
+the whole 95 % interval of the difference says so, and is not decided otherwise.
 """
 
 import re
@@ -18,11 +19,12 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from pusa.experiments import COLUMNS, published_key
-from pusa.report.page import score_cell, write_page
+from pusa.report.page import Number, score_cell, write_page
 from pusa.report.study import NOT_VBENCH, Study
-from pusa.score.arithmetic import METRICS, NAMES
+from pusa.score.arithmetic import METRICS, NAMES, still_picture
 from pusa.score.intervals import FAILS, HOLDS, UNDECIDED, judge
 
+STILL = "still"  # of `pusa.experiments.BOUNDS`
 NOT_PUBLISHED, NOT_RUN = "no published number", "not run"
 TITLE = "The paper's claims, on its numbers and on ours"
 COMPARISON = re.compile(r"(\S+) ([<>]) (\S+)(?: ([+-]) (\d+(?:\.\d+)?))?")
@@ -181,7 +183,8 @@ def evaluate_claims(
     Returns:
         One row per comparison: ``number`` of the claim, ``claim, source, needs``, the claim's
         verdicts ``claim_published`` and ``claim_here``; ``column, comparison``; the printed
-        numbers ``published_left, published_right`` and the verdict ``published`` on them; our
+        numbers ``published_left, published_right``, each with the ends of its range,
+        ``published_left_low`` and so on, and the verdict ``published`` on them; our
         ``difference`` (left less right, in per cent) with ``low, high`` and the verdict ``here``;
         and our ``scorer``.
 
@@ -197,13 +200,15 @@ def evaluate_claims(
     )
 
     @cache
-    def printed(name: str) -> dict | None:
+    def printed(name: str) -> dict[str, tuple[float, float]] | None:
+        if claims.rows[name].get("model") == STILL:
+            return still_picture(table1)
         if "published" not in claims.rows[name]:
             return None
         found = claims.find(name, published, "the published tables")
         if found is None:
             raise ValueError(f"claims row {name!r}: the published tables have no such row")
-        return found
+        return {metric: (found[metric], found[metric]) for metric in METRICS}
 
     @cache
     def differences(left: str, right: str) -> dict | None:
@@ -229,14 +234,25 @@ def evaluate_claims(
 
 
 def _judge_published(column: str, c: Comparison, left: dict | None, right: dict | None) -> dict:
-    values = [np.nan if row is None else row[column] for row in (left, right)]
-    difference = round(values[0] - values[1], 2)  # as many decimals as are printed
-    verdict = judge(difference, difference, c.relation, c.margin)
-    if np.isnan(difference):
+    (left_low, left_high), (right_low, right_high) = (
+        (np.nan, np.nan) if row is None else row[column] for row in (left, right)
+    )
+    # As many decimals as are printed.
+    low, high = round(left_low - right_high, 2), round(left_high - right_low, 2)
+    verdict = judge(low, high, c.relation, c.margin)
+    if np.isnan(low):
         verdict = NOT_PUBLISHED
-    elif verdict == UNDECIDED:  # exactly on the margin
+    elif verdict == UNDECIDED and low == high:  # exactly on the margin
         verdict = FAILS
-    return {"published_left": values[0], "published_right": values[1], "published": verdict}
+    return {
+        "published_left": (left_low + left_high) / 2,
+        "published_left_low": left_low,
+        "published_left_high": left_high,
+        "published_right": (right_low + right_high) / 2,
+        "published_right_low": right_low,
+        "published_right_high": right_high,
+        "published": verdict,
+    }
 
 
 def _judge_here(column: str, c: Comparison, differences: dict | None) -> dict:
@@ -260,7 +276,9 @@ def write_claims(table: pd.DataFrame, out: Path, scale: str) -> None:
         title += f" (rows of this run: {NOT_VBENCH})"
     intro = (
         f"{scale} A claim is a number of comparisons between rows of Tables 1 and 2, of which all "
-        "or most have to hold. Published numbers have no interval. Ours are paired by prompt and "
+        "or most have to hold. Published numbers have no interval; those of a still picture follow "
+        "from VBench's arithmetic, with the range that the unknown quality of the images leaves. "
+        "Ours are paired by prompt and "
         "sample, with a 95 % bootstrap interval over prompts. Not decided: the interval includes "
         "the boundary between holding and not. Not run: a row has no scores. Margins in points, as "
         "in + 0.5, are ours, not the paper's. The intervals are not widened for the number of "
@@ -284,8 +302,8 @@ def write_claims(table: pd.DataFrame, out: Path, scale: str) -> None:
             "claim": names.where(firsts, ""),  # once is enough
             "column": table["column"],
             "comparison": table["comparison"],
-            "published left": table["published_left"].map(score_cell),
-            "published right": table["published_right"].map(score_cell),
+            "published left": _printed(table, "published_left"),
+            "published right": _printed(table, "published_right"),
             "published": table["published"],
             "difference here": [
                 score_cell(r.difference, r.low, r.high, sign="+") for r in table.itertuples()
@@ -295,6 +313,12 @@ def write_claims(table: pd.DataFrame, out: Path, scale: str) -> None:
     )
     text = "Left and right are the rows of a comparison; the difference is left less right."
     write_page(title, [("", intro, claims), ("Comparisons", text, comparisons)], out)
+
+
+def _printed(table: pd.DataFrame, side: str) -> list[Number | str]:
+    """The published numbers of a side, with their range where they have one."""
+    rows = zip(table[side], table[f"{side}_low"], table[f"{side}_high"], strict=True)
+    return [score_cell(*(row if row[1] < row[2] else row[:1])) for row in rows]
 
 
 def _count(verdict: str, verdicts: pd.Series) -> str:

@@ -67,11 +67,11 @@ def describe_plan(layout: Layout) -> str:
     """A few lines on what the tables of a configuration take from nothing."""
     config, settings = layout.config, layout.settings["tables"]
     reported = layout.experiments[layout.experiments["table"] == "2"]["setting"]
-    in_table2 = len({s.name for s in reported})
+    in_table2 = len({s.name for s in reported if s.steps is not None})
     videos = {name: layout.videos("tables", name) for name in settings}
     merged = sum(1 for s in settings.values() if s.rank is not None)  # one for each setting
     lines = [
-        f"{len(settings)} sampling settings, {in_table2} of them Table 2's, each sampled once:",
+        f"{len(settings)} settings, {in_table2} of them sampled for Table 2, each made once:",
         *_describe_prompts(layout),
         f"{len(layout.runs_of('tables'))} training runs, {merged} merged checkpoints, "
         f"{sum(videos.values()):,} videos in {len(layout.manifests('tables')):,} sampling jobs, "
@@ -116,6 +116,8 @@ def _describe_hours(layout: Layout, shape: Shape, videos: dict[str, int]) -> lis
     sampling = 0.0  # a Wan-I2V is of the base's size
     for name, n in videos.items():
         setting = layout.settings["tables"][name]
+        if setting.steps is None:
+            continue
         section = config.baseline if setting.model == WAN_I2V else config.sample
         passes = 2 if section.guidance_scale > 1 else 1
         sampling += forward * passes * setting.steps * n

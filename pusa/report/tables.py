@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pusa.experiments import Setting, main_setting, published_key
+from pusa.experiments import BOUNDS, Setting, main_setting, published_key
 from pusa.report.page import score_cell, write_latex, write_page
 from pusa.report.study import NOT_VBENCH, Study
 from pusa.score.arithmetic import METRICS, SHORT
@@ -31,6 +31,8 @@ ABLATIONS = {
     "steps": "(b) Inference steps",
     "iterations": "(c) Training progression",
 }
+#: The group of what no model makes, which closes both tables.
+BOUNDS_GROUP = "bounds"
 #: Groups whose published rows are the paper's own, not the leaderboard's; each has a row of ours.
 OWN_GROUPS = ("baseline", "ours", *ABLATIONS)
 HEADINGS = {"total": "Total", "i2v": "I2V", "quality": "Quality", **SHORT}
@@ -82,6 +84,9 @@ def make_table2(study: Study, published: pd.DataFrame) -> pd.DataFrame:
     """
     published = published.assign(published=published_key(published))
     rows = _interleave("2", study, published)
+    for row in rows:  # which has no other column to tell them apart by
+        if row["group"] == BOUNDS_GROUP:
+            row["group"] = row["model"]
     return _as_table(rows, ["group", "rank", "iteration", "alpha", "steps"])
 
 
@@ -122,6 +127,8 @@ def _interleave(number: str, study: Study, published: pd.DataFrame) -> list[dict
                 rows.append({**place, "source": "here"})
         for own in in_group[in_group["published"] == ""].to_dict("records"):
             rows += run_rows(own, None)
+    for own in ours[ours["group"] == BOUNDS_GROUP].to_dict("records"):
+        rows += run_rows(own, None)
     return rows
 
 
@@ -176,6 +183,10 @@ def write_table2(table: pd.DataFrame, out: Path, scale: str) -> None:
     title, text = _caption(TITLE2, table, scale)
     parts = {heading: table[table["group"] == group] for group, heading in ABLATIONS.items()}
     shown = {heading: _shown(part).drop(columns="group") for heading, part in parts.items()}
+    bounds = _shown(table[_is_bound(table)])
+    if not bounds.empty:
+        bounds["rank"] = bounds["group"]
+        shown["What no model makes"] = bounds.drop(columns="group")
     write_latex(title, text, shown, out)
 
 
@@ -199,6 +210,10 @@ def _caption(title: str, table: pd.DataFrame, scale: str) -> tuple[str, str]:
     )
 
 
+def _is_bound(table: pd.DataFrame) -> pd.Series:
+    return table["group"].isin([BOUNDS_GROUP, *BOUNDS.values()])
+
+
 def _shown(table: pd.DataFrame) -> pd.DataFrame:
     """Cells as they are printed: two decimals, intervals, and the best of each column bold.
 
@@ -208,7 +223,7 @@ def _shown(table: pd.DataFrame) -> pd.DataFrame:
     contest = pd.Series("", table.index) if "model" in table.columns else table["group"]
     if (table["scorer"] == "weight_free").any():  # not comparable with published numbers
         contest = contest.str.cat(table["source"])
-    contest = contest.mask(is_difference)
+    contest = contest.mask(is_difference | _is_bound(table))
     labels = table.columns[: table.columns.get_loc("total")].drop("scorer")
     shown = table[labels].astype(object).where(table[labels].notna(), "")
     shown.loc[is_difference, labels.drop(["group", "source"])] = ""

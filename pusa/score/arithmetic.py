@@ -35,6 +35,8 @@ DIMENSIONS = (
     Dimension("i2v_background", "I2V-B", "i2v", 1.0, 0.2615, 1.0),
     Dimension("camera_motion", "CM", "i2v", 0.1, 0.0, 1.0),
 )
+#: Of VBench-I2V's camera prompts, which name each as often; one of them is a static camera.
+CAMERA_MOTIONS = 7
 NAMES = tuple(d.name for d in DIMENSIONS)
 SHORT = {d.name: d.short for d in DIMENSIONS}
 TOTALS = ("total", "i2v", "quality")
@@ -68,6 +70,30 @@ def total_scores(scores: Mapping[str, float]) -> dict[str, float]:
         normalised = [d.weight * (scores[d.name] / 100 - d.low) / (d.high - d.low) for d in members]
         halves[half] = 100 * sum(normalised) / sum(d.weight for d in members)
     return {**halves, "total": (halves["quality"] + halves["i2v"]) / 2}
+
+
+def still_picture(published: pd.DataFrame) -> dict[str, tuple[float, float]]:
+    """Least and greatest score that a picture standing still can have of VBench-I2V, in per cent.
+
+    Its frames are the prompt's image: consistency, smoothness and likeness to the image are at
+    their maximum, nothing moves, and the camera is right where the prompt wants it static. How good
+    the images look is not published; their aesthetic and imaging quality are taken to lie within
+    those of the models' videos, which are made from them, but for the extreme on either side: one
+    model's printed cells are shifted.
+
+    Args:
+        published: Table 1, whose models tell the two ranges.
+    """
+    scores = {d.name: (100 * d.high, 100 * d.high) for d in DIMENSIONS}
+    scores["dynamic_degree"] = 0.0, 0.0
+    share = 100 / CAMERA_MOTIONS
+    scores["camera_motion"] = share, share
+    for name in ("aesthetic_quality", "imaging_quality"):
+        within = published[name].dropna().sort_values().iloc[1:-1]
+        scores[name] = within.iloc[0], within.iloc[-1]
+    ends = [{name: ends[i] for name, ends in scores.items()} for i in (0, 1)]
+    totals = [total_scores(end) for end in ends]
+    return scores | {name: (totals[0][name], totals[1][name]) for name in TOTALS}
 
 
 def check_complete(videos: pd.DataFrame, measures: Sequence[str]) -> None:

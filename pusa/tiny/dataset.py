@@ -72,7 +72,7 @@ def write_suite(out: str | Path, *, subject: int, background: int, camera: int) 
     """Render an image-to-video suite in VBench-I2V's layout, with the true continuations.
 
     Args:
-        subject: prompts about a moving shape, the camera at rest.
+        subject: prompts about a moving shape; the camera moves in half of them.
         background: prompts about a texture without a shape.
         camera: prompts about a camera motion; each run of seven shares one image, as in
             VBench-I2V.
@@ -119,7 +119,7 @@ def write_suite(out: str | Path, *, subject: int, background: int, camera: int) 
                 return scene
 
     for i in range(subject):
-        scene = draw(i, camera="camera static", with_shape=True, moving=True)
+        scene = draw(i, with_shape=True, moving=True)
         add(scene, SUBJECT_DIMENSIONS, f"subject {i:03d}.jpg")
     for i in range(background):
         moving = list(world.CAMERAS)[i % 6]

@@ -1,10 +1,9 @@
-"""The training loop of the tiny model's parts: Muon and AdamW, warm-up, cosine decay.
+"""The training loop of the tiny model's parts: Muon and AdamW, warm-up, a constant rate, decay.
 
 Muon (orthogonalised momentum) reaches in minutes here what AdamW alone does not in an hour.
 """
 
 import json
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from tqdm import tqdm
 from pusa.records import atomic
 
 WARMUP_STEPS = 50
+DECAY = 0.25  # share of the steps in which the learning rate falls to zero
 CHECKPOINT_SECONDS = 120
 
 
@@ -65,10 +65,10 @@ def fit(
     )
     device = next(model.parameters()).device.type
     for step in progress:
-        decay = 0.5 * (1 + math.cos(math.pi * step / steps))
+        rate = min(1.0, (step + 1) / WARMUP_STEPS, (1 - step / steps) / DECAY)
         for name, optimizer in optimizers.items():
             for group in optimizer.param_groups:
-                group["lr"] = rates[name] * (min(1.0, (step + 1) / WARMUP_STEPS) * decay)
+                group["lr"] = rates[name] * rate
         # bfloat16 activations halve the time of a step; weights and updates stay float32.
         with torch.autocast(device, torch.bfloat16):
             loss = loss_of_step(step)

@@ -29,8 +29,8 @@ COLOURS = {
 SHAPES = ("circle", "square", "triangle")
 TEXTURES = ("stripes", "checks", "dots", "clouds")
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
-SPEEDS = {"slowly": 0.5, "quickly": 1.1}  # pixels per frame
-PAN_SPEED = 0.7  # pixels per frame
+SPEEDS = {"slowly": 0.6, "quickly": 1.3}  # pixels per frame
+PAN_SPEED = 0.9  # pixels per frame
 ZOOM_RATE = 0.015  # log scale per frame
 #: VBench-I2V's seven camera motions: view displacement (x, y) and log zoom per frame.
 CAMERAS = {
@@ -112,7 +112,7 @@ def sample_scene(
             shape=str(rng.choice(SHAPES)),
             colour=str(rng.choice(list(COLOURS))),
             motion=motion,
-            start=tuple(rng.uniform(-22, 22, 2)),
+            start=tuple(rng.uniform(-24, 24, 2)),
             radius=rng.uniform(9, 13),
         )
         # The whole shape stays in view, so that a caption is true for the whole clip.

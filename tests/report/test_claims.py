@@ -205,13 +205,15 @@ def test_our_claims_on_the_published_tables(published):
     by_claim = table.groupby("number")
     verdicts = by_claim["claim_published"].first()
     # 2: Magi-1 and Step-Video-TI2V have higher totals. 5: rank 512 is better in 15 of 36 cells
-    # of the nine dimensions; 6: in 26 of 48 of all columns. 11: nine of twelve steps rise.
-    assert list(verdicts[verdicts == FAILS].index) == [2, 5]
+    # of the nine dimensions; 6: in 26 of 48 of all columns. 11: nine of twelve steps rise. 17, 18:
+    # a picture standing still has 86.91 to 87.89, Pusa 87.32 and Wan-I2V 86.86.
+    assert list(verdicts[verdicts == FAILS].index) == [2, 5, 18]
+    assert list(verdicts[verdicts == UNDECIDED].index) == [17]
     assert (table[table["number"] == 5]["published"] == HOLDS).sum() == 15
     holding = (table["published"] == HOLDS).groupby(table["number"]).sum()
     assert (holding[6], holding[11]) == (26, 9)
     assert list(verdicts[verdicts == NOT_PUBLISHED].index) == [14, 15, 16]
-    assert len(verdicts) == 16
+    assert len(verdicts) == 18
     peak = table[table["claim"].str.startswith("The peak")]
     assert peak["published_right"].nunique() == len(peak) == 19  # every other row of Table 2(c)
 

@@ -110,23 +110,23 @@ def plan(config):
 
 def test_plan_of_the_paper():
     text = plan(load("config.yaml"))
-    videos = 1118 * 5 + 31 * 150 * 5
-    jobs = 112 + 31 * 15  # of 50 videos
+    videos = 2 * 1118 * 5 + 31 * 150 * 5
+    jobs = 2 * 112 + 31 * 15  # of 50 videos
     for words in (
-        "32 sampling settings, 27 of them Table 2's, each sampled once:",
-        "1 on all 1,118 prompts (246 subject + 109 background + 763 camera) x 5 samples = 5,590",
+        "33 settings, 27 of them sampled for Table 2, each made once:",
+        "2 on all 1,118 prompts (246 subject + 109 background + 763 camera) x 5 samples = 5,590",
         "31 on a subset of 150 prompts (50 subject + 50 background + 50 camera) x 5 samples = 750",
         f"3 training runs, 29 merged checkpoints, {videos:,} videos in {jobs} sampling jobs",
         "18 videos of tasks, attention of 3 models",
-        f"sampling jobs, {9 * (6 + 31)} scoring jobs",  # a dimension of up to 1,000 videos
+        f"sampling jobs, {9 * (2 * 6 + 31)} scoring jobs",  # a dimension of up to 1,000 videos
     ):
         assert words in text
 
 
 def test_plan_of_the_released_lora():
     text = plan(load("released.yaml"))
-    assert "11 sampling settings, 7 of them Table 2's" in text
-    assert "0 training runs, 8 merged checkpoints, 13,090 videos in 262 sampling jobs" in text
+    assert "12 settings, 7 of them sampled for Table 2" in text
+    assert "0 training runs, 8 merged checkpoints, 18,680 videos in 374 sampling jobs" in text
     assert "training 0, sampling" in text
     assert "cached latents" not in text
     assert "  0 videos of tasks, attention of 3 models" in text
@@ -134,10 +134,10 @@ def test_plan_of_the_released_lora():
 
 def test_plan_of_the_demo():
     text = plan(load("demo.yaml"))
-    assert "23 sampling settings, 18 of them Table 2's" in text
-    assert "23 on a subset of 12 prompts (6 subject + 3 background + 3 camera) x 1 samples" in text
+    assert "27 settings, 18 of them sampled for Table 2" in text
+    assert "27 on a subset of 12 prompts (6 subject + 3 background + 3 camera) x 1 samples" in text
     assert (
-        "3 training runs, 20 merged checkpoints, 276 videos in 23 sampling jobs, 23 scoring" in text
+        "3 training runs, 20 merged checkpoints, 324 videos in 27 sampling jobs, 27 scoring" in text
     )
     assert "24 videos of tasks, attention of 3 models" in text
     assert f"a tiny Wan-I2V, trained for {load('demo.yaml')['baseline']['steps']} steps" in text
@@ -161,7 +161,7 @@ def test_hours_and_price():
     assert training == pytest.approx(iterations * 8 * 4 * forward / 1e14 / 3600, abs=0.5)
     # Guidance takes two passes. The main setting's ten steps are taken on all prompts.
     sheet = read_experiments(ROOT / config["experiments"], seed=0)
-    steps = 750 * sum(s.steps for s in unique_settings(sheet).values()) + (5590 - 750) * 10
+    steps = 750 * sum(s.steps or 0 for s in unique_settings(sheet).values()) + (5590 - 750) * 10
     assert sampling == pytest.approx(2 * steps * forward / 1e14 / 3600, abs=0.5)
     assert hours == pytest.approx(training + sampling, abs=1)
     assert price == pytest.approx(3 * hours, abs=2)
@@ -197,7 +197,7 @@ def test_unknown_model_is_not_estimated():
     config = load("config.yaml")
     config["model"] |= {"repo": "a/b", "path": "nowhere"}
     text = plan(config)
-    assert "28,840 videos" in text
+    assert "34,430 videos" in text
     assert "not estimated, as the model is not known before it is" in text
 
 

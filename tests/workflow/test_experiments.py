@@ -115,9 +115,9 @@ def test_rows_that_differ_share_nothing(read, field):
 @pytest.mark.parametrize(
     ("sheet", "rows", "settings"),
     [
-        ("experiments.tsv", 38, 32),
-        ("released_experiments.tsv", 13, 11),
-        ("demo_experiments.tsv", 28, 23),
+        ("experiments.tsv", 40, 33),
+        ("released_experiments.tsv", 15, 12),
+        ("demo_experiments.tsv", 36, 27),
     ],
 )
 def test_our_sheets(sheet, rows, settings):
@@ -127,15 +127,18 @@ def test_our_sheets(sheet, rows, settings):
 
 
 def test_the_papers_sheet():
-    """27 distinct settings in Table 2's 32 rows; only the one of Table 1 needs all prompts."""
+    """27 distinct settings in Table 2's 32 rows; Table 1's and a still picture need all prompts."""
     table = read_experiments(CONFIG / "experiments.tsv", seed=0)
-    reported = table[table["table"] == "2"]["setting"]
+    reported = table[(table["table"] == "2") & (table["group"] != "bounds")]["setting"]
     assert (len(reported), len(set(reported))) == (32, 27)
     main = main_setting(table)
     assert main in set(reported)
     sets = prompt_sets(table)
-    assert [name for name, prompts in sets.items() if prompts == "all"] == [main.name]
-    assert Counter(sets.values()) == {"all": 1, "subset": 31}
+    assert [name for name, prompts in sets.items() if prompts == "all"] == [
+        main.name,
+        "still-i2v",
+    ]
+    assert Counter(sets.values()) == {"all": 2, "subset": 31}
 
 
 @pytest.mark.parametrize("wanted", [["all", "subset"], ["subset", "all"], ["all", "all"]])
@@ -195,7 +198,7 @@ def test_no_rows(read):
         ("1 ours _ all pusa i2v _ 300 1.4 10", "rank is '', expected a whole number"),
         ("1 ours _ all pusa i2v 64 300 _ 10", "alpha is '', expected a number"),
         ("1 ours _ all pusa i2v _ _ _ 10", "iteration is '', expected a whole number"),
-        ("1 ours _ all wan-i2v i2v _ _ _ 10", "model is 'wan-i2v', expected base, wan_i2v or a"),
+        ("1 ours _ all wan-i2v i2v _ _ _ 10", "model is 'wan-i2v', expected base, wan_i2v,"),
         ("1 ours _ all pusa i2v 64.5 300 1.4 10", "rank is '64.5', expected a whole number"),
         ("1 ours _ all pusa i2v 6_4 300 1.4 10", "rank is '6_4', expected a whole number"),
         ("1 ours _ all pusa i2v 64 300 1.40000001 10", "expected a number with at most four dec"),
@@ -207,6 +210,8 @@ def test_no_rows(read):
         ("1 ours _ all base i2v 64 _ 1.4 10", "model base has no LoRA, but rank, alpha is given"),
         ("_ x _ all wan_i2v i2v 64 9 _ 10", "wan_i2v has no LoRA, but rank, iteration is given"),
         ("_ x _ all wan_i2v t2v _ _ _ 10", "wan_i2v makes video from an image, but task is t2v"),
+        ("_ x _ all still t2v _ _ _ _", "still makes video from an image, but task is t2v"),
+        ("_ x _ all still i2v _ _ _ 10", "model still is not sampled, but steps is '10'"),
     ],
 )
 def test_bad_cell_names_its_row(read, row, message):
@@ -295,6 +300,14 @@ def test_wan_i2v_needs_a_baseline(read, config):
     message = "experiments sheet, row 4 asks for model wan_i2v, but config key baseline is missing"
     with pytest.raises(ValueError, match=message):
         check_available(read(BASE, MAIN, WAN), config(baseline=None))
+
+
+def test_vbench_has_no_true_continuations(read, config):
+    check_available(read(BASE, MAIN, "1 bounds _ subset still i2v _ _ _ _"), config())
+    table = read(BASE, MAIN, "1 bounds _ subset truth i2v _ _ _ _")
+    check_available(table, config(suite={"source": "folder", "path": "s", "subset": SUBSET}))
+    with pytest.raises(ValueError, match=r"row 4 asks for model truth, but .*suite\.source"):
+        check_available(table, config())
 
 
 def test_nothing_trains_a_tiny_baseline_of_a_released_lora(read, config):

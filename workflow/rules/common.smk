@@ -14,7 +14,7 @@ from pusa.config import (
     Weights,
     read_config,
 )
-from pusa.experiments import WAN_I2V
+from pusa.experiments import BOUNDS, WAN_I2V
 from pusa.layout import CLAIMS, PUBLISHED, read_layout
 from pusa.report import captions
 from pusa.report.plan import describe_plan
@@ -43,6 +43,7 @@ IMAGE_SIZE = CONFIG.clip.part(ImageSize).model_dump_json()
 wildcard_constraints:
     study="tables|effects",
     setting=r"[a-z0-9_.-]+",
+    bound="|".join(BOUNDS),
     dimension="[a-z0-9_]+",
     shard=r"\d+",
     task="[a-z0-9_]+",

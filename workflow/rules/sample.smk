@@ -38,6 +38,8 @@ rule sample_suite:
         FILES.log("sample_suite", "{study}", "{setting}", "shard{shard}"),
     benchmark:
         FILES.benchmark("sample_suite", "{study}", "{setting}", "shard{shard}")
+    wildcard_constraints:
+        setting=rf"(?!({'|'.join(BOUNDS)})-)[a-z0-9_.-]+",
     priority: 1  # before more is merged: what waits for its samples is large
     conda:
         "../../envs/pusa.yaml"
@@ -65,6 +67,35 @@ rule sample_suite:
         " {params.transformer:q} --prompts {input.prompts:q} --settings {params.settings:q}"
         " --counts {params.counts:q} --shard {wildcards.shard} --shards {params.shards}"
         " --device {params.device} &> {log:q}"
+
+
+# What no model makes, to tell what scores are worth.
+rule sample_bound:
+    input:
+        suite=FILES.suite_info,
+        model=f"{MODEL}/model_index.json",
+    output:
+        FILES.manifest("{study}", "{bound}-i2v", "{shard}"),
+    log:
+        FILES.log("sample_bound", "{study}", "{bound}-i2v", "shard{shard}"),
+    conda:
+        "../../envs/pusa.yaml"
+    resources:
+        mem_mb=on(gpu=16_000, cpu=0),  # one video at a time, perhaps through the VAE
+        runtime=on(gpu=480, cpu=60),
+    params:
+        suite=subpath(input.suite, parent=True),
+        model=subpath(input.model, parent=True),
+        size=SIZE,
+        samples=CONFIG.sample.samples,
+        counts=lambda wildcards: json.dumps(
+            FILES.sampled(wildcards.study, f"{wildcards.bound}-i2v")
+        ),
+        shards=lambda wildcards: FILES.shards(wildcards.study, f"{wildcards.bound}-i2v"),
+    shell:
+        "python -m pusa sample-bound {wildcards.bound} {params.suite:q} {params.model:q} {output:q}"
+        " --size {params.size:q} --samples {params.samples} --counts {params.counts:q}"
+        " --shard {wildcards.shard} --shards {params.shards} --device cpu &> {log:q}"
 
 
 if FILES.tasks:

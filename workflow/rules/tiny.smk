@@ -1,10 +1,10 @@
 # The embedded model, retrained from nothing: `snakemake --cores 2 tiny_wan`, hours on
 # two CPU cores. The result is in results/tiny_wan/model; copy it to pusa/tiny/model to ship it.
 TINY = "results/tiny_wan"
-TINY_CLIPS = 7000
-TINY_VAE_CLIPS = 3000
-TINY_VAE_STEPS = 3800
-TINY_BASE_STEPS = 4000
+TINY_CLIPS = 20_000
+TINY_VAE_CLIPS = 4000
+TINY_VAE_STEPS = 4000
+TINY_BASE_STEPS = 40_000
 
 
 rule tiny_wan:
