@@ -16,9 +16,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
@@ -33,6 +35,8 @@ from pusa.models.stream import TensorLayout, write_tensors
 from pusa.records import atomic
 
 SHARD_CLIPS = 256
+#: Clips are encoded together up to so many pixels: for small ones a call takes as long as a clip.
+ENCODED_PIXELS = 2**20
 
 
 def cache_latents(
@@ -68,10 +72,13 @@ def cache_latents(
     made = {"source": source, "frames": size.frames, "height": size.height, "width": size.width}
     if source == "released":
         shapes = _released_shapes(model, size, text_tokens)
-        check, load = partial(open_tensors, **shapes), partial(_take_clip, shapes)
+        check, batch = partial(open_tensors, **shapes), 1
+        read, encode = partial(_take_clip, shapes), list
         made |= shapes
     else:
-        check, load = partial(check_clip, **size.model_dump()), _encoder(model, size, device)
+        check, read = (partial(f, **size.model_dump()) for f in (check_clip, read_clip))
+        batch = max(1, ENCODED_PIXELS // (size.frames * size.height * size.width))
+        encode = _encoder(model, device)
         made |= {"vae": digest_folder(Path(model) / "vae"), "dtype": "torch.float32"}
         texts["text_encoder"] = digest_text_encoder(model)
 
@@ -100,7 +107,7 @@ def cache_latents(
     for start in range(0, len(clips), SHARD_CLIPS):
         chunk = {str(i): clip for i, clip in enumerate(clips[start : start + SHARD_CLIPS], start)}
         shard = f"latents-{start // SHARD_CLIPS:05d}.safetensors"
-        refused = _cache_shard(chunk, out / shard, load, made, progress)
+        refused = _cache_shard(chunk, out / shard, read, encode, batch, made, progress)
         for name, clip in chunk.items():
             if name in refused:
                 unusable[clip.path] = refused[name]
@@ -128,11 +135,18 @@ def cache_latents(
 def _cache_shard(
     clips: dict[str, Clip],
     file: Path,
-    load: Callable[[Path], torch.Tensor],
+    read: Callable[[Path], Any],
+    encode: Callable[[list], list[torch.Tensor]],
+    batch: int,
     made: dict,
     progress: tqdm,
 ) -> dict[str, str]:
-    """Write clips by their names, unless a shard of the same is there; returns why some are not."""
+    """Write clips by their names, unless a shard of the same is there; returns why some are not.
+
+    Args:
+        read: what is encoded of a clip's file.
+        encode: makes the latents of up to ``batch`` clips.
+    """
     digest = sha256()
     for clip in clips.values():
         digest.update(f"{clip.path.name} {digest_file(clip.path)}\n".encode())
@@ -143,25 +157,31 @@ def _cache_shard(
             progress.update(len(clips))
             return json.loads(metadata["unusable"])
     tensors, refused = {}, {}
-    for name, clip in clips.items():
-        try:
-            tensors[name] = load(clip.path)
-        except ValueError as error:
-            refused[name] = str(error)
-        progress.update()
+    remaining = iter(clips.items())
+    while some := list(islice(remaining, batch)):
+        known = {}
+        for name, clip in some:
+            try:
+                known[name] = read(clip.path)
+            except ValueError as error:
+                refused[name] = str(error)
+        tensors |= zip(known, encode([*known.values()]), strict=True)
+        progress.update(len(some))
     _save(tensors, file, {"source": record, "unusable": json.dumps(refused)})
     return refused
 
 
-def _encoder(model: str | Path, size: Size, device: str) -> Callable[[Path], torch.Tensor]:
-    """A function that reads a clip and encodes it with the model's VAE."""
+def _encoder(model: str | Path, device: str) -> Callable[[list[np.ndarray]], list[torch.Tensor]]:
+    """A function that encodes clips with the model's VAE."""
     from pusa.models.load import encode_pixels, frames_to_pixels, load_vae
 
     vae = load_vae(model).to(device)  # float32, as is the text encoder
 
-    def encode(path: Path) -> torch.Tensor:
-        pixels = frames_to_pixels(read_clip(path, **size.model_dump())[None])
-        return encode_pixels(vae, pixels.to(device))[0].cpu().contiguous()
+    def encode(clips: list[np.ndarray]) -> list[torch.Tensor]:
+        if not clips:
+            return []
+        latents = encode_pixels(vae, frames_to_pixels(np.stack(clips)).to(device))
+        return [clip.clone() for clip in latents.cpu()]
 
     return encode
 

@@ -21,7 +21,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pusa.experiments import COLUMNS, published_key
 from pusa.report.page import Number, score_cell, write_page
 from pusa.report.study import NOT_VBENCH, Study
-from pusa.score.arithmetic import METRICS, NAMES, still_picture
+from pusa.score.arithmetic import BY_REFERENCE, METRICS, NAMES, still_picture
 from pusa.score.intervals import FAILS, HOLDS, UNDECIDED, judge
 
 STILL = "still"  # of `pusa.experiments.BOUNDS`
@@ -100,9 +100,7 @@ class Effect(_Statement):
     """What one thing does to our scores; it may also be measured by what is not published."""
 
     effect: str
-    compare: dict[
-        Literal["dimensions", *METRICS, "reference_psnr", "motion_match"], Comparisons
-    ] = Field(min_length=1)
+    compare: dict[Literal["dimensions", *METRICS, *BY_REFERENCE], Comparisons] = Field(min_length=1)
 
 
 class Claims(BaseModel):

@@ -41,6 +41,8 @@ NAMES = tuple(d.name for d in DIMENSIONS)
 SHORT = {d.name: d.short for d in DIMENSIONS}
 TOTALS = ("total", "i2v", "quality")
 METRICS = (*TOTALS, *NAMES)
+#: What is measured besides where the true continuation of an image is known.
+BY_REFERENCE = ("reference_psnr", "motion_match", "motion_explained")
 
 _BY_FRAMES = tuple(d.name for d in DIMENSIONS if d.by_frames)
 _DECIBELS = "reference_psnr"  # every other measure is a share

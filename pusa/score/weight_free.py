@@ -4,8 +4,9 @@ Nothing here downloads a network, so that the whole workflow runs anywhere; and 
 is a VBench score. Each measure asks its dimension's question with optical flow (OpenCV's
 DIS), colour and edge statistics, and structural similarity, and answers in [0, 1].
 
-For suites that have ``reference/`` clips, two more measures compare with the true
-continuation of an image: ``reference_psnr`` (dB) and ``motion_match`` (0 or 1).
+For suites that have ``reference/`` clips, three more measures compare with the true
+continuation of an image: ``reference_psnr`` (dB), ``motion_match`` (0 or 1) and
+``motion_explained`` (0 to 1), which a picture that stands still has none of.
 """
 
 from collections.abc import Callable
@@ -34,7 +35,11 @@ from pusa.score.files import COLUMNS, MAX_PSNR
 cv2.setNumThreads(1)  # the one core that a scoring job asks for; more are slower on small images
 
 MATCH_SIDE = 64  # pixels; images are reduced to it before patches are sought
+PATCH_BLUR = 1.0  # pixels; a shift by part of a pixel then costs little
 PATCH_TOLERANCE = 0.01  # mean squared difference of pixels in [0, 1]
+FLOW_FRAMES = 4  # between two that motion is measured from: noise does not add up, motion does
+#: Mean squared error (pixels in [0, 1]) under which a clip is its true continuation: 30 dB.
+EXPLAINED = 0.001
 #: Speed, as a share of the image's side per frame, under which nothing counts as moving.
 STILL = 0.003
 #: Way of the camera over a whole clip, as a share of the image's side, under which it is static.
@@ -85,6 +90,7 @@ def measure_videos(
             truth = read_video(Path(references) / prompt.reference_name)[: len(clip)]
             values["reference_psnr"] = reference_psnr(clip, truth)
             values["motion_match"] = motion_match(features.flow, optical_flow(truth))
+            values["motion_explained"] = motion_explained(clip, truth, features.image)
         video = (row["file"], digest_file(file), prompt.index, row["sample"], prompt.kind)
         rows += [
             (*video, name, float(value), len(clip), "weight_free") for name, value in values.items()
@@ -118,7 +124,7 @@ class ClipFeatures:
 
     @cached_property
     def flow(self) -> np.ndarray:
-        """Flow between neighbouring frames."""
+        """Flow per frame."""
         return optical_flow(self.clip)
 
     @cached_property
@@ -128,13 +134,20 @@ class ClipFeatures:
 
 
 def optical_flow(clip: np.ndarray) -> np.ndarray:
-    """Dense flow between neighbouring frames, pixels, ``(frames - 1, height, width, 2)``."""
-    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip]
-    return np.stack([_flow(a, b) for a, b in pairwise(grey)])
+    """Dense flow in pixels per frame, from every `FLOW_FRAMES`-th frame to the next such.
+
+    Returns:
+        ``((frames - 1) // FLOW_FRAMES, height, width, 2)``; one flow at least.
+    """
+    apart = min(FLOW_FRAMES, len(clip) - 1)
+    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip[::apart]]
+    # To the last pixel: half the resolution, as is the default, loses what is small and slow.
+    return np.stack([_flow(a, b, finest_scale=0) for a, b in pairwise(grey)]) / apart
 
 
-def _flow(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _flow(a: np.ndarray, b: np.ndarray, finest_scale: int = 1) -> np.ndarray:
     estimator = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    estimator.setFinestScale(finest_scale)
     return estimator.calc(a, b, None)
 
 
@@ -187,7 +200,11 @@ def found_again(image: np.ndarray, frame: np.ndarray) -> float:
     """
     scale = min(1.0, MATCH_SIDE / min(image.shape[:2]))
     image, frame = (
-        cv2.resize(i, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA).astype(np.float32)
+        cv2.GaussianBlur(
+            cv2.resize(i, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA),
+            (0, 0),
+            PATCH_BLUR,
+        ).astype(np.float32)
         for i in (image, frame)
     )
     height, width = image.shape[0] // 4, image.shape[1] // 4
@@ -379,6 +396,18 @@ def motion_match(flow: np.ndarray, truth: np.ndarray) -> float:
         return float(speed < threshold)
     cosine = made @ wanted / (speed * wanted_speed + 1e-9)
     return float(cosine > 0.8 and 1 / 2.5 < speed / wanted_speed < 2.5)
+
+
+def motion_explained(clip: np.ndarray, truth: np.ndarray, image: np.ndarray) -> float:
+    """Share of the change from the image to its true continuation that a clip foretells.
+
+    One less its squared error over that of the image standing still, and no less than 0: so what
+    keeps to the image by not moving explains nothing. Where the truth hardly moves, it is what is
+    within `EXPLAINED` of it.
+    """
+    clip, truth, still = (x.astype(float) / 255 for x in (clip[1:], truth[1:], image[None]))
+    error, change = ((x - truth) ** 2 for x in (clip, still))
+    return max(0.0, 1 - float(error.mean() / max(change.mean(), EXPLAINED)))
 
 
 def _motion(flow: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from pusa.score.weight_free import (
     ClipFeatures,
     classify_camera,
     measure_videos,
+    motion_explained,
     motion_match,
     optical_flow,
     reference_psnr,
@@ -239,6 +240,13 @@ def test_growing_noise_costs_imaging_quality(photograph):
     assert values[1] > values[2] + 0.03
 
 
+@pytest.mark.parametrize("strength", [2, 5])
+def test_noise_does_not_move(strength, photograph):
+    still = film(photograph, "static", frames=33)
+    noise = np.random.default_rng(0).normal(0, strength, still.shape)
+    assert measure("dynamic_degree", np.clip(still + noise, 0, 255).astype(np.uint8)) == 0
+
+
 @pytest.mark.parametrize("motion", list(MOTIONS))
 def test_a_moving_camera_is_dynamic(photograph, motion):
     clip = film(photograph, motion, way=0.1)
@@ -388,12 +396,14 @@ def test_scores_can_be_written(tmp_path, prompts, videos):
     assert len(pd.read_csv(tmp_path / "scores.csv")) == len(table)
 
 
-def test_references_add_two_measures(tmp_path, prompts, videos, suite):
+def test_references_add_three_measures(tmp_path, prompts, videos, suite):
     table = score(prompts, videos, tmp_path, references=suite / "reference")
     match = table[table["dimension"] == "motion_match"]
     assert list(match["value"]) == [1.0] * 4
     psnr = table[table["dimension"] == "reference_psnr"]
     assert (psnr["value"] > 30).all()  # encoded once more, else the same
+    explained = table[table["dimension"] == "motion_explained"]
+    assert (explained["value"] > 0.9).all()
 
 
 def test_a_wrong_camera_scores_nothing(tmp_path, prompts, videos, suite):
