@@ -199,14 +199,7 @@ def found_again(image: np.ndarray, frame: np.ndarray) -> float:
     1/e for `PATCH_TOLERANCE`.
     """
     scale = min(1.0, MATCH_SIDE / min(image.shape[:2]))
-    image, frame = (
-        cv2.GaussianBlur(
-            cv2.resize(i, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA),
-            (0, 0),
-            PATCH_BLUR,
-        ).astype(np.float32)
-        for i in (image, frame)
-    )
+    image, frame = (_coarse(i, scale) for i in (image, frame))
     height, width = image.shape[0] // 4, image.shape[1] // 4
     found = []
     for row in range(4):
@@ -215,6 +208,11 @@ def found_again(image: np.ndarray, frame: np.ndarray) -> float:
             best = cv2.matchTemplate(frame, patch, cv2.TM_SQDIFF).min()
             found.append(np.exp(-max(0.0, best) / patch.size / 255**2 / PATCH_TOLERANCE))
     return float(np.mean(found))
+
+
+def _coarse(image: np.ndarray, scale: float) -> np.ndarray:
+    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    return cv2.GaussianBlur(small, (0, 0), PATCH_BLUR).astype(np.float32)
 
 
 def image_shown(f: ClipFeatures) -> float:

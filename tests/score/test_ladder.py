@@ -1,6 +1,7 @@
 """Known damage to the true continuation, ordered as a person would order it, on moving scenes."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -94,9 +95,7 @@ def ladder():
 def test_order(ladder, name, order):
     rungs = order.split(" > ")
     found = [ladder[name, rung] for rung in rungs]
-    assert all(a > b for a, b in zip(found, found[1:], strict=False)), dict(
-        zip(rungs, found, strict=True)
-    )
+    assert all(a > b for a, b in pairwise(found)), dict(zip(rungs, found, strict=True))
 
 
 def test_stillness_explains_nothing(ladder):

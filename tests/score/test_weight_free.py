@@ -20,7 +20,6 @@ from pusa.score.weight_free import (
     ClipFeatures,
     classify_camera,
     measure_videos,
-    motion_explained,
     motion_match,
     optical_flow,
     reference_psnr,
