@@ -17,6 +17,7 @@ from pusa.data.suite import KINDS, VBENCH_COUNTS, VBENCH_MIN_SIDE, count_prompts
 from pusa.settings import Settings, section_of
 
 Dtype = Literal["float32", "bfloat16"]
+Objective = Literal["paper", "authors"]
 Text = Annotated[str, Field(min_length=1)]
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -212,6 +213,8 @@ class TrainedModel(Settings):
 
     p_async: Annotated[float, Field(ge=0, le=1)]
     """Probability that a clip's frames draw their own timesteps (PTSS)."""
+    objective: Objective | None = None
+    """As `train.objective`, which counts if absent."""
 
 
 class Training(Settings):
@@ -229,7 +232,7 @@ class Training(Settings):
     micro_batch: Positive | None = None
     """Clips per process and forward pass, accumulation makes up the rest; what `total_batch` leaves
     each, if absent."""
-    objective: Literal["paper", "authors"] = "paper"
+    objective: Objective = "paper"
     """`paper`: timesteps from U[0,1], unweighted loss; `authors`: their code's shifted grid and
     bell-shaped weight."""
     shift: Shift = SHIFT
@@ -255,7 +258,7 @@ class Train(Training):
         {"pusa": TrainedModel(p_async=1.0), "control": TrainedModel(p_async=0.0)}, min_length=1
     )
     """Names for the sheet's column `model`, each with `p_async`, the probability that a clip's
-    frames draw their own timesteps."""
+    frames draw their own timesteps, and perhaps an `objective` of its own."""
     nodes: Positive = 1
     """Nodes of a training job."""
     processes: Positive = 1
@@ -559,7 +562,7 @@ def _default(field: FieldInfo) -> str:
     if value is None:
         return "none"
     if isinstance(value, dict):
-        value = {key: entry.model_dump() for key, entry in value.items()}
+        value = {key: entry.model_dump(exclude_none=True) for key, entry in value.items()}
     return f"`{json.dumps(value)}`" if not isinstance(value, str) else f"`{value}`"
 
 

@@ -135,12 +135,14 @@ class Layout:
     def train_settings(self, run: Run) -> TrainSettings:
         """What a run is trained with."""
         train = self.config.train
+        model = train.models[run.model]
         return train.part(
             TrainSettings,
             rank=run.rank,
             seed=run.seed,
             iterations=list(run.iterations),
-            p_async=train.models[run.model].p_async,
+            p_async=model.p_async,
+            objective=model.objective or train.objective,
         )
 
     def subset(self, study: str) -> dict[str, int]:

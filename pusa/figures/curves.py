@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pusa.experiments import main_setting, published_key
-from pusa.figures.style import VERMILLION, in_style, new_figure, save
+from pusa.experiments import BOUNDS, main_setting, published_key
+from pusa.figures.style import GREY, VERMILLION, in_style, new_figure, save
 from pusa.report.study import NOT_VBENCH, Study
-from pusa.score.intervals import score_intervals
+from pusa.score.intervals import Interval, score_intervals
 
+DASHES = (":", "--", "-.", (0, (1, 4)))  # of what no model makes
 LOSSES = {
     "training": "training (mean of 20 iterations)",
     "asynchronous": "validation: a timestep per frame",
@@ -47,8 +48,8 @@ def plot_losses(runs: list[Path], out: Path) -> None:
 def plot_scores(study: Study, published: pd.DataFrame, out: Path) -> None:
     """Total score, with its 95 % interval, against alpha, rank, iterations and steps.
 
-    The paper's curve is beside ours; on a scale of its own where ours are not VBench's scores.
-    A panel that the sheet has nothing for is left empty.
+    The paper's curve is beside ours; on a scale of its own where ours are not VBench's scores. What
+    no model makes is a line across. A panel that the sheet has nothing for is left empty.
 
     Args:
         study: from `pusa.report.study.read_study`.
@@ -60,13 +61,16 @@ def plot_scores(study: Study, published: pd.DataFrame, out: Path) -> None:
     """
     main = main_setting(study.experiments)
     comparable = study.scorer == "vbench"
-    ours = study.experiments[study.experiments["table"] == "2"]
-    ours = ours[ours["setting"].isin(study.scores)]
+    scored = study.experiments[study.experiments["setting"].isin(study.scores)]
+    ours = scored[(scored["table"] == "2") & ~scored["model"].isin(BOUNDS)]
     if ours.empty:
         raise ValueError("scores are of no rows of Table 2, expected some to plot")
-    totals = [
-        score_intervals(study.videos(row), ["total"])["total"] for row in ours.to_dict("records")
-    ]
+    totals = _totals(study, ours)
+    bounds = scored[scored["model"].isin(BOUNDS)].drop_duplicates("model", keep="last")
+    bound_totals = {
+        BOUNDS[model]: total.value
+        for model, total in zip(bounds["model"], _totals(study, bounds), strict=True)
+    }
     ours = ours.assign(
         total=[t.value for t in totals],
         below=[t.value - t.low for t in totals],
@@ -95,6 +99,10 @@ def plot_scores(study: Study, published: pd.DataFrame, out: Path) -> None:
         positions = np.arange(len(part))
         ends = part[["below", "above"]].to_numpy(float).T
         ours_line = axis.errorbar(positions, part["total"], ends, marker="o", label="here")
+        lines = [
+            axis.axhline(total, ls=style, lw=0.8, color=GREY, label=bound)
+            for (bound, total), style in zip(bound_totals.items(), DASHES, strict=False)
+        ]
         axis.set(xlabel=name, ylabel="total" if comparable else "total, here")
         axis.set_xticks(positions, [f"{v:g}" for v in part[field]])
         side = axis if comparable else axis.twinx()
@@ -106,5 +114,11 @@ def plot_scores(study: Study, published: pd.DataFrame, out: Path) -> None:
             side.set_ylabel("total, paper")
         for shown in {axis, side}:
             shown.set_visible(not part.empty)
-    figure.legend(handles=[ours_line, paper_line], loc="outside lower center", ncols=2)
+    figure.legend(handles=[ours_line, paper_line, *lines], loc="outside lower center", ncols=3)
     save(figure, out)
+
+
+def _totals(study: Study, rows: pd.DataFrame) -> list[Interval]:
+    return [
+        score_intervals(study.videos(row), ["total"])["total"] for row in rows.to_dict("records")
+    ]
