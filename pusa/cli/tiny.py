@@ -93,6 +93,7 @@ def tiny_baseline(
     size: Size,
     steps: Steps,
     validation_clips: Annotated[int, typer.Option(min=0, help="Last clips, held out.")],
+    checkpoint: Checkpoint,
     seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
 ) -> None:
     """Train an image-to-video baseline in Wan-I2V's manner from MODEL, and write it to OUT."""
@@ -107,6 +108,7 @@ def tiny_baseline(
         steps=steps,
         validation_clips=validation_clips,
         seed=seed,
+        checkpoint=checkpoint,
     )
 
 

@@ -1,6 +1,5 @@
 """Trains the tiny model's transformer as a plain text-to-video model: one timestep per clip."""
 
-import shutil
 from pathlib import Path
 
 import torch
@@ -10,13 +9,12 @@ from pusa.data.cache import LatentCache
 from pusa.flow import SHIFT, TRAIN_TIMESTEPS, fafm_loss, interpolate, shift_sigma
 from pusa.models.load import load_vae
 from pusa.models.text import encode_prompts, load_text_encoder
-from pusa.tiny.fit import fit
+from pusa.tiny.fit import compile_blocks, fit
 from pusa.tiny.text import TEXT_DIM
 
 BATCH = 16
 TRAIN_SHIFT = 3.0  # of the training noise levels
 CAPTION_DROP = 0.1  # share of clips trained on the empty prompt, for guidance
-COMPILED_STEPS = 500  # from which on compiling, half a minute, pays; it saves two fifths of a step
 
 
 def build_transformer() -> WanTransformer3DModel:
@@ -49,8 +47,7 @@ def train_base(
     prompts = torch.stack([data.prompt_embeds(i) for i in range(len(data))]).to(device)
     no_prompt = encode_prompts(*load_text_encoder(model), [""], prompts.shape[1]).to(device)
     transformer = build_transformer().to(device)
-    if steps >= COMPILED_STEPS and (device != "cpu" or shutil.which("g++")):
-        transformer.compile_repeated_blocks()
+    compile_blocks(transformer, steps)
 
     def loss_of_step(_: int) -> torch.Tensor:
         chosen = torch.randint(len(latents), (BATCH,)).to(device)

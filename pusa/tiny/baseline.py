@@ -23,7 +23,7 @@ from pusa.flow import TRAIN_TIMESTEPS, fafm_loss, interpolate, shift_sigma
 from pusa.models.load import frames_to_pixels, load_vae
 from pusa.models.text import encode_prompts, load_text_encoder
 from pusa.tiny.base import CAPTION_DROP, TRAIN_SHIFT
-from pusa.tiny.fit import fit
+from pusa.tiny.fit import compile_blocks, fit
 
 BATCH = 8
 MASK_CHANNELS = 4  # one for each pixel frame that a latent frame stands for
@@ -85,8 +85,12 @@ def train_baseline(
     steps: int,
     validation_clips: int,
     seed: int,
+    checkpoint: Path,
 ) -> None:
     """Train on a dataset and its latent cache, and write a folder for `WanImageToVideoPipeline`.
+
+    An interrupted training goes on from the file ``checkpoint``, as `pusa.tiny.fit.fit` says, which
+    is removed at the end.
 
     Args:
         dataset: holds the clips that the cache lists, whose first frames are the images.
@@ -136,6 +140,16 @@ def train_baseline(
         prediction = transformer(inputs, TRAIN_TIMESTEPS * sigma, prompt, return_dict=False)[0]
         return fafm_loss(prediction, x0, x1)
 
-    fit(transformer, loss_of_step, steps=steps, muon_lr=0.02, adamw_lr=2e-3, description="baseline")
+    compile_blocks(transformer, steps)
+    fit(
+        transformer,
+        loss_of_step,
+        steps=steps,
+        muon_lr=0.02,
+        adamw_lr=2e-3,
+        description="baseline",
+        checkpoint=checkpoint,
+    )
     pipeline.register_modules(transformer=transformer)
     pipeline.to(torch.float16).save_pretrained(out)
+    checkpoint.unlink()

@@ -86,7 +86,15 @@ def trained(tmp_path_factory, dataset, options):
     shutil.copytree(dataset, folder / "dataset")
     for clip in read_metadata(folder / "dataset")[-2:]:
         clip.path.unlink()
-    train_baseline(folder / "dataset", out=folder / "out", validation_clips=2, **options)
+    checkpoint = folder / "checkpoint.safetensors"
+    train_baseline(
+        folder / "dataset",
+        out=folder / "out",
+        validation_clips=2,
+        checkpoint=checkpoint,
+        **options,
+    )
+    assert not checkpoint.exists()
     return folder / "out"
 
 
@@ -123,4 +131,10 @@ def test_trained_baseline_makes_a_video(trained):
 def test_no_clip_left(tmp_path, dataset, options):
     message = "has 6 clips, expected more than the 6 held out"
     with pytest.raises(ValueError, match=message):
-        train_baseline(dataset, out=tmp_path / "out", validation_clips=6, **options)
+        train_baseline(
+            dataset,
+            out=tmp_path / "out",
+            validation_clips=6,
+            checkpoint=tmp_path / "checkpoint.safetensors",
+            **options,
+        )

@@ -135,6 +135,9 @@ if FILES.trains_baseline:
                 *("--steps", CONFIG.baseline.steps, "--seed", TRAIN.seed),
                 *("--validation-clips", TRAIN.validation_clips),
             ],
+            # Not an output: those are deleted when a job starts or fails.
+            checkpoint=FILES.path("training", "baseline.safetensors"),
         shell:
             "python -m pusa tiny baseline {params.dataset:q} {params.cache:q} {params.model:q}"
-            " {params.folder:q} --size {params.size:q} {params.options} 2>&1 | tee {log:q}"
+            " {params.folder:q} --size {params.size:q} {params.options}"
+            " --checkpoint {params.checkpoint:q} 2>&1 | tee {log:q}"
