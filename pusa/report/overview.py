@@ -85,7 +85,7 @@ def write_overview(run: Run, out: Path, scale: str) -> None:
 
 
 def describe_result(run: Run) -> str:
-    """The main setting against the base, the published total and Wan-I2V, with intervals."""
+    """The main setting against the base, the published total, stillness and Wan-I2V."""
     first = run.effects.iloc[0]  # the effects begin with this comparison
     same = (run.effects["before"] == first["before"]) & (run.effects["after"] == first["after"])
     effects = run.effects[same].set_index("measure")
@@ -101,6 +101,9 @@ def describe_result(run: Run) -> str:
     ours = run.table1[(run.table1["group"] == "ours") & (run.table1["source"] == TO_PUBLISHED)]
     for shift in ours.dropna(subset="total").to_dict("records"):
         parts.append(f"its total less the published one is {_cell(shift, sign='+')}")
+    still = run.table1[(run.table1["model"] == BOUNDS["still"]) & (run.table1["source"] == "here")]
+    for row in still.dropna(subset="total").to_dict("records"):
+        parts.append(f"the image standing still, which no model makes, has a total of {_cell(row)}")
     surpasses = (run.claims["column"] == "total") & (run.claims["comparison"] == SURPASSES)
     for row in run.claims[surpasses & run.claims["difference"].notna()].to_dict("records"):
         parts.append(

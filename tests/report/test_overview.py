@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -124,6 +125,26 @@ def test_result_in_a_sentence(run):
         "of +20.86 [+9.93, +30.10], with a 95 % interval; on the total it scores 52.75 and the "
         "base 50.40, a difference of +2.35 [-2.70, +6.85] (not decided)."
     )
+
+
+def test_result_beside_stillness(run):
+    bound = {"model": "still picture", "group": "bounds", "source": "here"}
+    below = {"model": None, "group": "bounds", "source": "here - main", **scores(29.4, 20.0, 38.0)}
+    table = pd.DataFrame([*TABLE1, {**bound, **scores(82.15, 80.0, 84.3)}, below])
+    said = describe_result(replace(run, table1=table))
+    assert said.endswith("still, which no model makes, has a total of 82.15 [80.00, 84.30].")
+    rows, _ = compare_totals(table, run.table2)
+    assert "still picture" in set(rows["setting here"])
+
+
+def test_bounds_of_table_2_are_not_told_twice(run):
+    twice = {"group": "still picture", "source": "here", **scores(82.15)}
+    below = {"group": "still picture", "source": "here - main", **scores(29.4)}
+    table = pd.DataFrame([*TABLE2, twice, below])
+    told, missing = compare_totals(run.table1, run.table2)
+    again, missed = compare_totals(run.table1, table)
+    pd.testing.assert_frame_equal(told, again)
+    assert missing == missed
 
 
 def test_result_that_is_not_decided_on_backgrounds_alone(run):
