@@ -5,16 +5,21 @@ or the sampling differ, and takes the difference of their scores. Its 95 % inter
 `pusa.score.intervals`; with several training seeds the spread over seeds is given beside it.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from pusa.experiments import AS_THEY_ARE, main_setting
 from pusa.report.claims import Claims
 from pusa.report.page import score_cell, write_page
-from pusa.report.study import NOT_VBENCH, Study
-from pusa.score.arithmetic import needed_dimensions, setting_scores
+from pusa.report.study import NOT_VBENCH, Study, restrict
+from pusa.score.arithmetic import BY_REFERENCE, needed_dimensions, setting_scores
 from pusa.score.intervals import judge
+
+#: What models are compared by beside what no model makes.
+SHOWN = ("total", "i2v_subject", "i2v_background", "dynamic_degree", *BY_REFERENCE)
 
 
 def measure_effects(claims: Claims, study: Study) -> pd.DataFrame:
@@ -73,11 +78,36 @@ def measure_effects(claims: Claims, study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def write_effects(effects: pd.DataFrame, losses: pd.DataFrame, out: Path, scale: str) -> None:
-    """Write effects and validation losses to ``out`` with the suffixes .csv, .md and .html.
+def compare_models(study: Study) -> pd.DataFrame:
+    """What each model scores, the trained ones at their main setting, beside what no model makes.
+
+    Returns:
+        A row per image-to-video model, and its scores on the columns `SHOWN` that all have, mean
+        over training seeds; on the prompts that all have.
+    """
+    main = main_setting(study.experiments)
+    rows = {}
+    for setting, videos in study.scores.items():
+        alike = replace(setting, model=main.model, seed=main.seed) == main
+        if setting.task == "i2v" and (setting.model in AS_THEY_ARE or alike):
+            rows.setdefault(setting.label, []).append(restrict(videos, study.subset))
+    measured = [set(videos["dimension"]) for some in rows.values() for videos in some]
+    measures = [m for m in SHOWN if all(set(needed_dimensions([m])) <= d for d in measured)]
+    scores = {
+        label: pd.DataFrame([setting_scores(videos, measures) for videos in some]).mean()
+        for label, some in rows.items()
+    }
+    return pd.DataFrame(scores).T.rename_axis("model").reset_index()
+
+
+def write_effects(
+    effects: pd.DataFrame, models: pd.DataFrame, losses: pd.DataFrame, out: Path, scale: str
+) -> None:
+    """Write effects, scores and validation losses to ``out`` with the suffixes .csv, .md and .html.
 
     Args:
         effects: from `measure_effects`.
+        models: from `compare_models`.
         losses: from `validation_losses`.
         scale: a sentence on how large the run was.
     """
@@ -106,7 +136,14 @@ def write_effects(effects: pd.DataFrame, losses: pd.DataFrame, out: Path, scale:
         "(synchronous, what the base was trained for)."
     )
     shown_losses = losses.map(lambda v: f"{v:.4f}" if isinstance(v, float) else v)
-    sections = [("", intro, shown)]
+    bounds_intro = (
+        "The models at the main setting, and what no model makes: the image standing still, the "
+        "true continuation, bare and through the VAE, and that of another prompt, as far as the "
+        "sheet has them."
+    )
+    shown_models = models.rename(columns=lambda c: c.replace("_", " "))
+    shown_models = shown_models.map(lambda v: f"{v:.2f}" if isinstance(v, float) else v)
+    sections = [("", intro, shown), ("Beside what no model makes", bounds_intro, shown_models)]
     if not losses.empty:
         sections.append(("Validation loss", loss_intro, shown_losses))
     write_page(title, sections, out)

@@ -7,7 +7,12 @@ import pytest
 
 from pusa.experiments import main_setting, read_experiments
 from pusa.report.claims import Effect, read_claims
-from pusa.report.effects import measure_effects, validation_losses, write_effects
+from pusa.report.effects import (
+    compare_models,
+    measure_effects,
+    validation_losses,
+    write_effects,
+)
 from pusa.report.study import Study
 from tests.scores import score_table
 
@@ -147,7 +152,31 @@ def test_nothing_to_measure():
         measure({MAIN: score_table()})
 
 
+def test_models_stand_beside_what_no_model_makes():
+    """Trained ones at the main setting alone, means over seeds, of what all were measured by."""
+    still = next(s for s in SHEET["setting"] if s.model == "still")
+    text = next(s for s in SHEET["setting"] if s.task == "t2v")
+    scores = {
+        BASE: score_table(0.2),
+        still: score_table(0.8),
+        MAIN: score_table(0.5),
+        replace(MAIN, seed=1): score_table(0.7),
+        replace(MAIN, alpha=2.0): score_table(0.9),
+        CONTROL: score_table(0.3),
+        text: score_table(0.9),
+    }
+    table = compare_models(Study(SHEET, scores, None)).set_index("model")
+    assert table["i2v_subject"].to_dict() == pytest.approx(
+        {BASE.label: 20, "still picture": 80, MAIN.label: 60, CONTROL.label: 30}
+    )
+    assert "total" in table.columns
+    assert "reference_psnr" not in table.columns
+
+
 # Files
+
+
+MODELS = pd.DataFrame([{"model": "still picture", "total": 82.151}])
 
 
 @pytest.fixture
@@ -157,7 +186,9 @@ def effects():
 
 @pytest.mark.parametrize("scorer", ["vbench", "weight_free"])
 def test_titles_say_what_scores_are_not_vbench(tmp_path, effects, scorer):
-    write_effects(effects.assign(scorer=scorer), pd.DataFrame(), tmp_path / "effects", "A run.")
+    write_effects(
+        effects.assign(scorer=scorer), MODELS, pd.DataFrame(), tmp_path / "effects", "A run."
+    )
     note = "(weight-free scores, not VBench)"
     page, html = ((tmp_path / "effects").with_suffix(s).read_text() for s in (".md", ".html"))
     assert (note in page.splitlines()[0]) == (scorer == "weight_free")
@@ -168,13 +199,22 @@ def test_titles_say_what_scores_are_not_vbench(tmp_path, effects, scorer):
 def test_pages(tmp_path, effects):
     losses = pd.DataFrame([{"model": "pusa", "rank": 64, "iteration": 300, "synchronous": 0.12342}])
     for seeds in (1, 3):
-        write_effects(effects.assign(seeds=seeds), losses, tmp_path / "effects", "A small run.")
+        write_effects(
+            effects.assign(seeds=seeds), MODELS, losses, tmp_path / "effects", "A small run."
+        )
         back = pd.read_csv(tmp_path / "effects.csv")
         assert list(back["verdict"]) == ["holds"]
         assert back["difference"][0] == pytest.approx(10)
         for suffix in (".md", ".html"):
             text = (tmp_path / "effects").with_suffix(suffix).read_text()
-            for words in ("A small run.", "0.1234", "It works", "holds", "Validation loss"):
+            for words in (
+                "A small run.",
+                "0.1234",
+                "It works",
+                "holds",
+                "Validation loss",
+                "82.15",
+            ):
                 assert words in text
             assert ("seed sd" in text) == (seeds > 1)  # one seed has no spread
 
@@ -206,5 +246,5 @@ def test_validation_losses_are_averaged_over_seeds(tmp_path):
 def test_released_lora_has_no_losses(tmp_path, effects):
     losses = losses_of(tmp_path, replace(MAIN, seed=None))
     assert losses.empty
-    write_effects(effects, losses, tmp_path / "effects", "A small run.")
+    write_effects(effects, MODELS, losses, tmp_path / "effects", "A small run.")
     assert "Validation loss" not in (tmp_path / "effects.md").read_text()
