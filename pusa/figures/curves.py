@@ -92,13 +92,13 @@ def plot_scores(study: Study, published: pd.DataFrame, out: Path) -> None:
         ("steps", "sampling steps", both[both["group"] == "steps"]),
     )
     scale = "" if comparable else f" ({NOT_VBENCH}); the two scales differ"
-    figure = new_figure(4.6, f"Total score{scale}", "Bars are 95 % bootstrap intervals of ours.")
+    figure = new_figure(4.7, f"Total score{scale}")
     axes = figure.subplots(2, 2).ravel()
     for axis, (field, name, part) in zip(axes, panels, strict=True):
         part = part.dropna(subset=[field]).sort_values(field)
         positions = np.arange(len(part))
         ends = part[["below", "above"]].to_numpy(float).T
-        ours_line = axis.errorbar(positions, part["total"], ends, marker="o", label="here")
+        ours_line = axis.errorbar(positions, part["total"], ends, marker="o", label="here, 95 % interval")
         lines = [
             axis.axhline(total, ls=style, lw=0.8, color=GREY, label=bound)
             for (bound, total), style in zip(bound_totals.items(), DASHES, strict=False)
