@@ -13,7 +13,7 @@ import pandas as pd
 
 from pusa.config import Outputs, Size
 from pusa.data.suite import SuitePrompt, read_suite
-from pusa.models.folder import digest_files
+from pusa.digests import digest_folder
 from pusa.models.load import (
     decode_latents,
     encode_pixels,
@@ -68,10 +68,10 @@ def sample_bound(
     ]
     origin = {"bound": bound}
     if bound == "truth_vae":
-        origin["vae"] = digest_files(Path(model) / "vae")
+        origin["vae"] = digest_folder(Path(model) / "vae")
     planned = plan_videos(requests, size, out, origin=origin, outputs=Outputs(overwrite=True))
     make_videos(planned, partial(_load, bound, size, model, device), device=device)
-    return list_videos(requests, [prompt.index for prompt, _ in wanted], device)
+    return list_videos(requests, [prompt.index for prompt, _ in wanted], out, device)
 
 
 def _source(

@@ -4,7 +4,7 @@ TINY = "results/tiny_wan"
 TINY_CLIPS = 20_000
 TINY_VAE_CLIPS = 4000
 TINY_VAE_STEPS = 4000
-TINY_BASE_STEPS = 40_000
+TINY_BASE_STEPS = 30_000
 
 
 rule tiny_wan:
