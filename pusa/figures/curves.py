@@ -98,7 +98,9 @@ def plot_scores(study: Study, published: pd.DataFrame, out: Path) -> None:
         part = part.dropna(subset=[field]).sort_values(field)
         positions = np.arange(len(part))
         ends = part[["below", "above"]].to_numpy(float).T
-        ours_line = axis.errorbar(positions, part["total"], ends, marker="o", label="here, 95 % interval")
+        ours_line = axis.errorbar(
+            positions, part["total"], ends, marker="o", label="here, 95 % interval"
+        )
         lines = [
             axis.axhline(total, ls=style, lw=0.8, color=GREY, label=bound)
             for (bound, total), style in zip(bound_totals.items(), DASHES, strict=False)

@@ -27,29 +27,54 @@ from pusa.score.intervals import FAILS, HOLDS, UNDECIDED, judge
 STILL = "still"  # of `pusa.experiments.BOUNDS`
 NOT_PUBLISHED, NOT_RUN = "no published number", "not run"
 TITLE = "The paper's claims, on its numbers and on ours"
-COMPARISON = re.compile(r"(\S+) ([<>]) (\S+)(?: ([+-]) (\d+(?:\.\d+)?))?")
+_NUMBER = r"(\d+(?:\.\d+)?)"
+COMPARISON = re.compile(
+    rf"(\S+) (?:([<>]) (\S+)(?: ([+-]) {_NUMBER})?|= (\S+) - {_NUMBER} \+ {_NUMBER})"
+)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """``left > right + margin``, or ``<``, of two named rows; the margin is in points."""
+    """That ``left`` less ``right`` lies above one margin and below another, both in points."""
 
     left: str
-    relation: str
     right: str
-    margin: float = 0.0
+    above: float = -np.inf
+    below: float = np.inf
 
     def __str__(self) -> str:
-        margin = f" {'+' if self.margin > 0 else '-'} {abs(self.margin):g}" if self.margin else ""
-        return f"{self.left} {self.relation} {self.right}{margin}"
+        if np.isfinite(self.above) and np.isfinite(self.below):
+            return f"{self.left} = {self.right} - {-self.above:g} + {self.below:g}"
+        relation, margin = ("<", self.below) if np.isinf(self.above) else (">", self.above)
+        told = f" {'+' if margin > 0 else '-'} {abs(margin):g}" if margin else ""
+        return f"{self.left} {relation} {self.right}{told}"
+
+    @property
+    def expected(self) -> str:
+        """What the difference has to be, in words."""
+        above, below = f"above {self.above:g}", f"below {self.below:g}"
+        if np.isinf(self.below):
+            return above
+        return below if np.isinf(self.above) else f"{self.above:g} to {self.below:+g}"
+
+    def judge(self, low: float, high: float) -> str:
+        """The verdict on a difference that is known to lie from ``low`` to ``high``."""
+        return judge(low, high, above=self.above, below=self.below)
 
 
 def _parse(text: object) -> Comparison:
     found = COMPARISON.fullmatch(str(text))
     if found is None:
-        raise ValueError(f"found {text!r}, expected a comparison as 'row > other + 0.5'")
-    left, relation, right, sign, margin = found.groups()
-    return Comparison(left, relation, right, float(f"{sign}{margin}") if margin else 0.0)
+        raise ValueError(
+            f"found {text!r}, expected a comparison as 'row > other + 0.5' or 'row = other - 1 + 1'"
+        )
+    left, relation, right, sign, margin, equal, less, more = found.groups()
+    if equal:
+        return Comparison(left, equal, -float(less), float(more))
+    signed = float(f"{sign}{margin}") if margin else 0.0
+    if relation == ">":
+        return Comparison(left, right, above=signed)
+    return Comparison(left, right, below=signed)
 
 
 #: One comparison as it is written, or a list of them.
@@ -237,7 +262,7 @@ def _judge_published(column: str, c: Comparison, left: dict | None, right: dict 
     )
     # As many decimals as are printed.
     low, high = round(left_low - right_high, 2), round(left_high - right_low, 2)
-    verdict = judge(low, high, c.relation, c.margin)
+    verdict = c.judge(low, high)
     if np.isnan(low):
         verdict = NOT_PUBLISHED
     elif verdict == UNDECIDED and low == high:  # exactly on the margin
@@ -257,7 +282,7 @@ def _judge_here(column: str, c: Comparison, differences: dict | None) -> dict:
     if differences is None:
         return {"difference": np.nan, "low": np.nan, "high": np.nan, "here": NOT_RUN}
     found = differences[column]
-    verdict = judge(found.low, found.high, c.relation, c.margin)
+    verdict = c.judge(found.low, found.high)
     return {"difference": found.value, "low": found.low, "high": found.high, "here": verdict}
 
 
@@ -276,10 +301,10 @@ def write_claims(table: pd.DataFrame, out: Path, scale: str) -> None:
         f"{scale} A claim is a number of comparisons between rows of Tables 1 and 2, of which all "
         "or most have to hold. Published numbers have no interval; those of a still picture follow "
         "from VBench's arithmetic, with the range that the unknown quality of the images leaves. "
-        "Ours are paired by prompt and "
-        "sample, with a 95 % bootstrap interval over prompts. Not decided: the interval includes "
-        "the boundary between holding and not. Not run: a row has no scores. Margins in points, as "
-        "in + 0.5, are ours, not the paper's. The intervals are not widened for the number of "
+        "Ours are paired by prompt and sample, with a 95 % bootstrap interval over prompts. Not "
+        "decided: the interval includes the boundary between holding and not. Not run: a row has "
+        "no scores. Margins in points, as in + 0.5, are ours, not the paper's; = is up to the "
+        "first less and the second more. The intervals are not widened for the number of "
         "comparisons: of many, one may fail by chance; and they are too narrow where a kind has "
         "under ten prompts."
     ).strip()

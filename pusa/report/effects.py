@@ -16,7 +16,6 @@ from pusa.report.claims import Claims
 from pusa.report.page import score_cell, write_page
 from pusa.report.study import NOT_VBENCH, Study, restrict
 from pusa.score.arithmetic import BY_REFERENCE, needed_dimensions, setting_scores
-from pusa.score.intervals import judge
 
 #: What models are compared by beside what no model makes.
 SHOWN = ("total", "i2v_subject", "i2v_background", "dynamic_degree", *BY_REFERENCE)
@@ -32,8 +31,9 @@ def measure_effects(claims: Claims, study: Study) -> pd.DataFrame:
 
     Returns:
         One row per comparison: ``effect, before, after, measure, value_before, value_after,
-        difference, low, high, seed_sd, seeds, verdict, scorer``, where the comparison is ``after >
-        before`` or ``after < before``. Measures are in per cent, except ``reference_psnr`` in dB.
+        difference, low, high, seed_sd, seeds, expected, verdict, scorer``, where ``expected`` says
+        what ``after`` less ``before`` has to be for the effect to hold. Measures are in per cent,
+        except ``reference_psnr`` in dB.
 
     Raises:
         ValueError: if the study has no row of any effect, if two settings that are compared have
@@ -66,7 +66,8 @@ def measure_effects(claims: Claims, study: Study) -> pd.DataFrame:
                     "high": found.high,
                     "seed_sd": spread,
                     "seeds": len(pairs),
-                    "verdict": judge(found.low, found.high, c.relation, c.margin),
+                    "expected": c.expected,
+                    "verdict": c.judge(found.low, found.high),
                     "scorer": scorer,
                 }
             )
@@ -119,7 +120,8 @@ def write_effects(
     intro = (
         f"{scale} {what} are in per cent, reference_psnr is in dB against the true continuation. "
         "Differences are paired by prompt and sample, with a 95 % bootstrap interval over "
-        "prompts. Not decided: the interval includes the boundary between holding and not."
+        "prompts; an effect holds if the whole interval is as expected, does not if none of it is, "
+        "and is not decided otherwise. Margins other than 0 are ours, not the paper's."
     )
     shown = effects.copy()
     shown["difference"] = [
@@ -128,7 +130,7 @@ def write_effects(
     columns = ["effect", "before", "after", "measure", "value_before", "value_after", "difference"]
     if (effects["seeds"] > 1).any():
         columns += ["seed_sd", "seeds"]
-    shown = shown[[*columns, "verdict"]].rename(columns=lambda c: c.replace("_", " "))
+    shown = shown[[*columns, "expected", "verdict"]].rename(columns=lambda c: c.replace("_", " "))
     shown = shown.map(lambda v: score_cell(v) if isinstance(v, float) else v)
     loss_intro = (
         "Mean squared velocity error on held-out clips at fixed noise: with a timestep per frame "

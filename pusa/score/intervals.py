@@ -42,19 +42,15 @@ class Interval:
     high: float
 
 
-def judge(low: float, high: float, relation: str, margin: float = 0.0) -> str:
-    """Whether a number that lies between ``low`` and ``high`` is above or below ``margin``.
-
-    Args:
-        relation: what is claimed, ``>`` or ``<``.
+def judge(low: float, high: float, *, above: float = -np.inf, below: float = np.inf) -> str:
+    """Whether a number that is known to lie from ``low`` to ``high`` is between two others.
 
     Returns:
         `HOLDS` or `FAILS` where the whole interval says so, else `UNDECIDED`.
     """
-    above, below = low > margin, high < margin
-    if relation == "<":
-        above, below = below, above
-    return HOLDS if above else FAILS if below else UNDECIDED
+    if above < low and high < below:
+        return HOLDS
+    return FAILS if high < above or below < low else UNDECIDED
 
 
 def score_intervals(videos: pd.DataFrame, measures: Sequence[str] = METRICS) -> dict[str, Interval]:

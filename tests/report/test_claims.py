@@ -88,26 +88,44 @@ def test_verdict_of_a_claim(needs, verdicts, verdict):
 
 
 def test_comparisons_as_written(write):
-    compare = {"total": ["ours > base", "two < ten + 0.5"], "dimensions": "five > two - 1"}
+    total = ["ours > base", "two < ten + 0.5", "five = ten - 1 + 0.5"]
+    compare = {"total": total, "dimensions": "five > two - 1"}
     claims = read_claims(write(compare))
     assert claims.rows["ours"] == {"table": "1", "published": "Ours"}
     (claim,) = claims.claims
     assert claim.needs == "all"
-    first, second, *rest = claim.comparisons
-    assert first == ("total", Comparison("ours", ">", "base"))
-    assert second == ("total", Comparison("two", "<", "ten", 0.5))
-    assert str(second[1]) == "two < ten + 0.5"
-    assert rest == [(name, Comparison("five", ">", "two", -1)) for name in NAMES]
+    first, second, third, *rest = claim.comparisons
+    assert first == ("total", Comparison("ours", "base", above=0))
+    assert second == ("total", Comparison("two", "ten", below=0.5))
+    assert third == ("total", Comparison("five", "ten", above=-1, below=0.5))
+    assert [str(c) for _, c in (first, second, third)] == total
+    expected = ["above 0", "below 0.5", "-1 to +0.5"]
+    assert [c.expected for _, c in (first, second, third)] == expected
+    assert rest == [(name, Comparison("five", "two", above=-1)) for name in NAMES]
 
 
 def test_published_numbers(write, published, demo):
     """79.92, 86.03, 87.69 and, for the image, 91.87, 94.48, 94.83."""
     compare = {
         "total": ["five > two", "ten > five + 1.66", "ten < five + 1.67", "two > ten"],
-        "i2v": ["ten < five + 0.35", "base > ours"],
+        "i2v": [
+            "ten < five + 0.35",
+            "ten = five - 1 + 0.36",
+            "ten = five - 1 + 0.1",
+            "base > ours",
+        ],
     }
     table = evaluate_claims(read_claims(write(compare)), *published, Study(demo, {}, SUBSET))
-    expected = [HOLDS, FAILS, HOLDS, FAILS, FAILS, NOT_PUBLISHED]  # on the margin is not within
+    expected = [
+        HOLDS,
+        FAILS,
+        HOLDS,
+        FAILS,
+        FAILS,
+        HOLDS,
+        FAILS,
+        NOT_PUBLISHED,
+    ]  # on the margin is not within
     assert table["published"].tolist() == expected
     assert set(table["claim_published"]) == {FAILS}
     assert table.loc[0, ["published_left", "published_right"]].tolist() == [86.03, 79.92]

@@ -89,6 +89,8 @@ def test_one_thing_varies_at_a_time(sheet, missing):
         ("ours > base", 0.0, "not decided"),
         ("ours < base", -0.1, "holds"),
         ("ours > base - 5", 0.0, "holds"),
+        ("ours = base - 5 + 5", 0.0, "holds"),
+        ("ours = base - 5 + 5", 0.19, "does not hold"),  # a gain is no plateau
     ],
 )
 def test_verdict(comparison, gain, verdict):

@@ -105,24 +105,30 @@ def assert_interval(found, value, low, high, tolerance):
 
 
 @pytest.mark.parametrize(
-    ("relation", "margin", "low", "high", "verdict"),
+    ("margins", "low", "high", "verdict"),
     [
-        (">", 0.0, 0.1, 2.0, HOLDS),
-        (">", 0.0, -2.0, -0.1, FAILS),
-        (">", 0.0, -0.1, 2.0, UNDECIDED),
-        (">", 0.0, 0.0, 2.0, UNDECIDED),
-        (">", -1.0, -0.9, 0.5, HOLDS),
-        (">", 1.0, 0.1, 0.9, FAILS),
-        ("<", 0.0, -2.0, -0.1, HOLDS),
-        ("<", 0.0, 0.1, 2.0, FAILS),
-        ("<", 0.5, -1.0, 0.4, HOLDS),
-        ("<", 0.5, 0.6, 0.9, FAILS),
-        ("<", 0.5, 0.4, 0.6, UNDECIDED),
-        (">", 0.0, np.nan, np.nan, UNDECIDED),
+        ({"above": 0.0}, 0.1, 2.0, HOLDS),
+        ({"above": 0.0}, -2.0, -0.1, FAILS),
+        ({"above": 0.0}, -0.1, 2.0, UNDECIDED),
+        ({"above": 0.0}, 0.0, 2.0, UNDECIDED),
+        ({"above": -1.0}, -0.9, 0.5, HOLDS),
+        ({"above": 1.0}, 0.1, 0.9, FAILS),
+        ({"below": 0.0}, -2.0, -0.1, HOLDS),
+        ({"below": 0.0}, 0.1, 2.0, FAILS),
+        ({"below": 0.5}, -1.0, 0.4, HOLDS),
+        ({"below": 0.5}, 0.6, 0.9, FAILS),
+        ({"below": 0.5}, 0.4, 0.6, UNDECIDED),
+        ({"above": -1.0, "below": 1.0}, -0.9, 0.9, HOLDS),
+        ({"above": -1.0, "below": 1.0}, 14.7, 19.4, FAILS),
+        ({"above": -1.0, "below": 1.0}, -9.0, -1.1, FAILS),
+        ({"above": -1.0, "below": 1.0}, 0.9, 1.1, UNDECIDED),
+        ({"above": -1.0, "below": 1.0}, -2.0, 2.0, UNDECIDED),
+        ({"above": 0.0}, np.nan, np.nan, UNDECIDED),
+        ({"above": -1.0, "below": 1.0}, np.nan, np.nan, UNDECIDED),
     ],
 )
-def test_verdict(relation, margin, low, high, verdict):
-    assert judge(low, high, relation, margin) == verdict
+def test_verdict(margins, low, high, verdict):
+    assert judge(low, high, **margins) == verdict
 
 
 # Widths
