@@ -45,16 +45,18 @@ def describe_scale(layout: Layout, study: str) -> str:
         sum(layout.sampled(study, name).values()) for name in layout.settings[study]
     )
     prompts = " or ".join(f"{n:,} prompts" for n in sorted(used, reverse=True))
-    made = ""
+    made, seeds = "", ""
     if study == "effects":
         made = (
             f"Made by snakemake effects over {len(config.effects.seeds)} training seeds, which the "
             "intervals take as given: seed sd is the standard deviation of a difference over them. "
         )
+    elif config.is_trained:
+        seeds = " Of one training seed; snakemake effects compares several."
     baseline = _describe_baseline(layout) if study == "tables" else ""
     return (
         f"{made}This run: {config.model.path}, {clip.frames} frames of {clip.width}x{clip.height}, "
-        f"{prompts} with {config.sample.samples} sample(s) each.{baseline}"
+        f"{prompts} with {config.sample.samples} sample(s) each.{seeds}{baseline}"
     )
 
 

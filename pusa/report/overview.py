@@ -90,27 +90,36 @@ def describe_result(run: Run) -> str:
     same = (run.effects["before"] == first["before"]) & (run.effects["after"] == first["after"])
     effects = run.effects[same].set_index("measure")
     followed = effects.loc[next(m for m in ("i2v_subject", "i2v_background") if m in effects.index)]
-    parts = [
+    told = [
         f"The paper's main effect {VERDICTS[followed['verdict']]} in this run: on {followed.name}, "
         "which tells how far a video keeps to the given image, the adapted model scores "
-        f"{_compare(followed)}, with a 95 % interval"
+        f"{_compare(followed)}, with a 95 % interval."
     ]
     if "total" in effects.index:
         total = effects.loc["total"]
-        parts.append(f"on the total it scores {_compare(total)} ({total['verdict']})")
+        told.append(f"On the total it scores {_compare(total)} ({total['verdict']}).")
     ours = run.table1[(run.table1["group"] == "ours") & (run.table1["source"] == TO_PUBLISHED)]
     for shift in ours.dropna(subset="total").to_dict("records"):
-        parts.append(f"its total less the published one is {_cell(shift, sign='+')}")
+        gap = _points(shift["total"], shift["total_low"], shift["total_high"])
+        told.append(f"Its total is {gap} than the published one.")
     still = run.table1[(run.table1["model"] == BOUNDS["still"]) & (run.table1["source"] == "here")]
     for row in still.dropna(subset="total").to_dict("records"):
-        parts.append(f"the image standing still, which no model makes, has a total of {_cell(row)}")
+        told.append(f"The image standing still, which no model makes, has a total of {_cell(row)}.")
     surpasses = (run.claims["column"] == "total") & (run.claims["comparison"] == SURPASSES)
     for row in run.claims[surpasses & run.claims["difference"].notna()].to_dict("records"):
-        parts.append(
-            f"its total less that of this run's Wan-I2V is {_difference(row)}: that Pusa surpasses "
-            f"Wan-I2V {VERDICTS[row['here']]} here"
+        gap = _points(row["difference"], row["low"], row["high"])
+        told.append(
+            f"Its total is {gap} than that of this run's Wan-I2V: that Pusa surpasses Wan-I2V "
+            f"{VERDICTS[row['here']]} here."
         )
-    return f"{'; '.join(parts)}."
+    return " ".join(told)
+
+
+def _points(difference: float, low: float, high: float) -> str:
+    """A difference as people say it: so many points more, or less."""
+    if difference < 0:
+        return f"{score_cell(-difference, -high, -low)} points less"
+    return f"{score_cell(difference, low, high)} points more"
 
 
 def _compare(row: pd.Series) -> str:

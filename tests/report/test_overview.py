@@ -122,7 +122,7 @@ def test_result_in_a_sentence(run):
     assert describe_result(run) == (
         "The paper's main effect holds in this run: on i2v_subject, which tells how far a video "
         "keeps to the given image, the adapted model scores 57.02 and the base 36.16, a difference "
-        "of +20.86 [+9.93, +30.10], with a 95 % interval; on the total it scores 52.75 and the "
+        "of +20.86 [+9.93, +30.10], with a 95 % interval. On the total it scores 52.75 and the "
         "base 50.40, a difference of +2.35 [-2.70, +6.85] (not decided)."
     )
 
@@ -158,7 +158,7 @@ def test_result_of_comparable_scores(run):
     shift = {"group": "ours", "source": "here - published", **scores(-0.25, -0.5, 0.125)}
     run.table1.loc[len(run.table1)] = shift
     assert describe_result(run).endswith(
-        "; its total less the published one is -0.25 [-0.50, +0.12]."
+        ". Its total is 0.25 [-0.12, 0.50] points less than the published one."
     )
 
 
@@ -166,7 +166,7 @@ def test_result_against_wan_i2v(run):
     run.claims.loc[1, ["difference", "low", "high"]] = [-11.0, -14.5, -7.375]
     run.claims.loc[1, "here"] = "does not hold"
     assert describe_result(run).endswith(
-        "; its total less that of this run's Wan-I2V is -11.00 [-14.50, -7.38]: that Pusa "
+        ". Its total is 11.00 [7.38, 14.50] points less than that of this run's Wan-I2V: that Pusa "
         "surpasses Wan-I2V does not hold here."
     )
 
