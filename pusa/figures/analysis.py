@@ -9,7 +9,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import PowerNorm
 
-from pusa.figures.style import BLUE, GREY, MODEL_NAMES, SMALL_SIZE, in_style, new_figure, save
+from pusa.figures.style import (
+    GREY,
+    MODEL_NAMES,
+    SMALL_SIZE,
+    in_style,
+    model_colors,
+    new_figure,
+    save,
+)
 from pusa.models.drift import mean_by_block, mean_by_module
 
 #: Kinds of module, from the input of the network to its output.
@@ -99,8 +107,10 @@ def plot_attention(files: Sequence[Path], out: Path, *, note: str = "") -> None:
     upper.colorbar(image, ax=grid, label="attention", shrink=0.8, aspect=30)
 
     axis = lower.subplots()
+    colors = model_colors(names)
     for found, name, marker in zip(maps, names, "osD^v<>Pd" * len(maps), strict=False):
-        axis.plot(steps, [w[1:, 0].mean() for w in found.values()], marker=marker, label=name)
+        first = [w[1:, 0].mean() for w in found.values()]
+        axis.plot(steps, first, marker=marker, color=colors[name], label=name)
     axis.axhline(1 / frames, color=GREY, ls="--", lw=0.8, label=f"uniform, 1/{frames}")
     axis.set(
         title="Attention of the later frames to the first frame",
@@ -143,15 +153,18 @@ def plot_drift(files: Sequence[Path], out: Path, *, note: str = "") -> None:
         f"means, parameters that a LoRA leaves alone count as 0. {note}".strip(),
     )
     grid = figure.subplots(len(files), 3, squeeze=False, width_ratios=[1, 1.15, 1])
+    colors = model_colors(names)
     for line, table, name in zip(grid, tables, names, strict=True):
-        _draw_modules(line[0], mean_by_module(table).reindex(modules))
+        color = {"color": colors[name]}
+        _draw_modules(line[0], mean_by_module(table).reindex(modules), **color)
         largest = table.nlargest(LARGEST, "relative_change").iloc[::-1]
-        line[1].barh([short_name(p) for p in largest["parameter"]], largest["relative_change"])
+        parameters = [short_name(p) for p in largest["parameter"]]
+        line[1].barh(parameters, largest["relative_change"], **color)
         line[1].tick_params("y", length=0)
         line[1].margins(y=0.01)
         line[1].set_xscale("log")
         by_block = mean_by_block(table)
-        line[2].plot(by_block.index.astype(int), by_block, marker="o", ms=2.5)
+        line[2].plot(by_block.index.astype(int), by_block, marker="o", ms=2.5, **color)
         line[2].set(xlabel="block", yscale="log")
         line[0].set_ylabel(name, size="large", weight="bold")
     for axis in grid[-1][:2]:
@@ -233,11 +246,11 @@ def _read_drift(file: Path) -> pd.DataFrame:
     return table.dropna(subset=["relative_change"])
 
 
-def _draw_modules(axis, means: pd.Series) -> None:
+def _draw_modules(axis, means: pd.Series, color: str) -> None:
     """A bar for each kind of module with its number; none where nothing changed or is absent."""
     axis.set_xscale("log")
     places = np.arange(len(means))[::-1]  # the first one on top
-    axis.barh(places, means.where(means > 0), color=BLUE)
+    axis.barh(places, means.where(means > 0), color=color)
     axis.set_yticks(places, means.index)
     axis.set_ylim(-0.6, len(means) - 0.4)
     axis.tick_params("y", length=0)

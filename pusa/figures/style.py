@@ -6,13 +6,15 @@ Every figure is written as PNG and, beside it, as PDF.
 import textwrap
 import unicodedata
 import warnings
+from collections.abc import Iterable
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 
-from pusa.experiments import AS_THEY_ARE
+from pusa.experiments import AS_THEY_ARE, BASE
 
 WIDTH = 7.0  # inches, of every figure; a page's text is as wide
 PNG_DPI, PDF_DPI = 200, 300
@@ -29,6 +31,7 @@ BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = (
 GREY = "#595959"
 #: How a model of the experiments sheet is called in a figure.
 MODEL_NAMES = {**AS_THEY_ARE, "pusa": "Pusa"}
+MODEL_COLORS = {"Pusa": BLUE, "Wan-I2V": VERMILLION, AS_THEY_ARE[BASE]: GREEN}
 #: For scripts that matplotlib's own font lacks; the installed ones of these are used.
 FALLBACK_FONTS = (
     "Noto Sans CJK SC",
@@ -76,6 +79,12 @@ def new_figure(height: float, title: str, note: str = "") -> Figure:
     if note:
         figure.supxlabel(wrap(note, WIDTH, SMALL_SIZE), **text, size=SMALL_SIZE, color=GREY)
     return figure
+
+
+def model_colors(names: Iterable[str]) -> dict[str, str]:
+    """Colours of models by their names in figures: the paper's have the same in every figure."""
+    others = cycle([PURPLE, ORANGE, SKY])
+    return {name: MODEL_COLORS.get(name) or next(others) for name in names}
 
 
 def wrap(text: str, inches: float, points: float, max_lines: int | None = None) -> str:

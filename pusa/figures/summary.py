@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 
 from pusa.experiments import Setting
-from pusa.figures.style import BLUE, GREY, SMALL_SIZE, VERMILLION, in_style, new_figure, save
+from pusa.figures.style import GREY, MODEL_COLORS, SMALL_SIZE, in_style, new_figure, save
 from pusa.report.costs import TRAINING
 from pusa.report.study import NOT_VBENCH
 
 BASELINE_TRAINING = "train_tiny_baseline"  # stage of the costs
-COLOURS = {"Wan-I2V": VERMILLION, "Pusa": BLUE}
+MODELS = ("Wan-I2V", "Pusa")
 #: What the paper shows each model do.
 TASKS = {
     "image\nto video": ("Wan-I2V", "Pusa"),
@@ -130,33 +130,33 @@ def _training_costs(costs: pd.DataFrame, main: Setting) -> tuple[str, Bars]:
 
 def _draw_scores(axis, scores: dict[str, list[float]]) -> None:
     """Points with their intervals; a scale of scores need not begin at 0, as one of bars does."""
-    for place, name in enumerate(COLOURS):
+    for place, name in enumerate(MODELS):
         if name not in scores:
             _say_absent(axis, place)
             continue
         value, low, high = scores[name]
         ends = None if np.isnan(low) else [[value - low], [high - value]]
-        axis.errorbar(place, value, ends, marker="o", ms=6, capsize=3, color=COLOURS[name])
+        axis.errorbar(place, value, ends, marker="o", ms=6, capsize=3, color=MODEL_COLORS[name])
         axis.annotate(
             f"{value:.2f}", (place, value), (7, 0), textcoords="offset points",
             va="center", size=SMALL_SIZE,
         )  # fmt: skip
     axis.margins(y=0.35)
-    axis.set(xticks=range(len(COLOURS)), xticklabels=COLOURS, xlim=(-0.5, len(COLOURS) - 0.2))
+    axis.set(xticks=range(len(MODELS)), xticklabels=MODELS, xlim=(-0.5, len(MODELS) - 0.2))
 
 
 def _draw_bars(axis, bars: Bars) -> None:
-    for place, name in enumerate(COLOURS):
+    for place, name in enumerate(MODELS):
         if name not in bars:
             _say_absent(axis, place)
             continue
         value, text = bars[name]
         axis.bar_label(
-            axis.bar(place, value, color=COLOURS[name]), [text], size=SMALL_SIZE, padding=1
+            axis.bar(place, value, color=MODEL_COLORS[name]), [text], size=SMALL_SIZE, padding=1
         )
     axis.margins(y=0.2)
     axis.set(
-        xticks=range(len(COLOURS)), xticklabels=COLOURS, yticks=[], xlim=(-0.6, len(COLOURS) - 0.4)
+        xticks=range(len(MODELS)), xticklabels=MODELS, yticks=[], xlim=(-0.6, len(MODELS) - 0.4)
     )
     axis.spines["left"].set_visible(False)
 
@@ -174,9 +174,9 @@ def _draw_tasks(axis) -> None:
     table = axis.table(
         [
             ["\N{CHECK MARK}" if name in able else "\N{EN DASH}" for able in TASKS.values()]
-            for name in COLOURS
+            for name in MODELS
         ],
-        rowLabels=list(COLOURS),
+        rowLabels=MODELS,
         colLabels=list(TASKS),
         cellLoc="center",
         edges="horizontal",

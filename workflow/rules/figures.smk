@@ -179,7 +179,7 @@ if TRAINED:
             "training": FILES.run_files("tables", "training.csv"),
             "validation": FILES.run_files("tables", "validation.csv"),
         },
-        {},
+        {"models": [FILES.runs[name].model for name in FILES.runs_of("tables")]},
     )
 
 for name, (plot, label, files, values) in FIGURES.items():

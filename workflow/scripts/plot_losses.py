@@ -7,4 +7,5 @@ from pusa.figures.curves import plot_losses
 
 sys.stderr = Path(snakemake.log[0]).open("w")
 runs = [Path(file).parent for file in snakemake.input.training]
-plot_losses(runs, Path(snakemake.output.picture))
+models = snakemake.params.models
+plot_losses(dict(zip(runs, models, strict=True)), Path(snakemake.output.picture))
