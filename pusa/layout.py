@@ -94,6 +94,12 @@ class Layout:
         return [base_setting(self.main), *baseline[:1], self.main]
 
     @property
+    def shown(self) -> list[Setting]:
+        """Whose videos are seen first: what is compared, stillness, and the true continuation."""
+        settings = self.settings["tables"].values()
+        return [*self.compared, *(s for s in settings if s.model in ("still", "truth"))]
+
+    @property
     def has_baseline(self) -> bool:
         """Whether the sheet asks for Wan-I2V, which the paper compares with."""
         return any(s.model == WAN_I2V for s in self.compared)

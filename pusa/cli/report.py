@@ -70,6 +70,9 @@ def gallery(
     out: Path,
     samples: Annotated[list[Path], typer.Argument(help="Folders of videos, or of such folders.")],
     title: Annotated[str, typer.Option()] = "Videos",
+    show: Annotated[
+        list[str], typer.Option(help="Folder that is seen at first; others are a click away.")
+    ] = [],  # noqa: B006
 ) -> None:
     """Show the videos of SAMPLES side by side: a new folder OUT, to open in a browser.
 
@@ -77,5 +80,9 @@ def gallery(
     """
     from pusa.report.gallery import find_samples, write_gallery, write_video_page
 
-    write = write_video_page if out.suffix == ".html" else write_gallery
-    write(title, find_samples(samples), out)
+    if out.suffix == ".html":
+        if show:
+            raise ValueError(f"--show: {out} is one page, which shows all that fits")
+        write_video_page(title, find_samples(samples), out)
+    else:
+        write_gallery(title, find_samples(samples), out, shown=show)

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -103,16 +103,25 @@ def _read_folder(folder: Path, setting: str) -> list[Sample]:
     return samples
 
 
-def write_gallery(title: str, samples: list[Sample], out: str | Path) -> None:
+def write_gallery(
+    title: str, samples: list[Sample], out: str | Path, *, shown: Sequence[str] = ()
+) -> None:
     """Write the folder ``out``: ``index.html`` and the videos, as hard links if possible.
 
     Args:
         samples: from `find_samples`.
+        shown: settings whose videos are seen when the page is opened, in this order and before
+            others; without any, all are.
 
     Raises:
-        ValueError: if ``out`` exists and is not an empty folder.
+        ValueError: if ``out`` exists and is not an empty folder, or there is no such setting.
     """
     out = Path(out)
+    settings = {sample.setting for sample in samples}
+    if lacking := [name for name in shown if name not in settings]:
+        raise ValueError(
+            f"no videos of {', '.join(lacking)}, expected of {', '.join(sorted(settings))}"
+        )
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise ValueError(
             f"{out} exists; expected a new folder, or a page's name that ends in .html"
@@ -126,7 +135,7 @@ def write_gallery(title: str, samples: list[Sample], out: str | Path) -> None:
         except OSError:  # on another file system
             shutil.copyfile(sample.file, out / place)
         sources.append(quote(place.as_posix()))
-    (out / "index.html").write_text(_render(title, samples, sources, ""), encoding="utf-8")
+    (out / "index.html").write_text(_render(title, samples, sources, "", shown), encoding="utf-8")
 
 
 def write_video_page(title: str, samples: list[Sample], out: str | Path) -> None:
@@ -177,7 +186,13 @@ def _small_copy(file: Path) -> str:
         return "data:video/mp4;base64," + b64encode(copy.read_bytes()).decode()
 
 
-def _render(title: str, samples: list[Sample], sources: list[str], note: str) -> str:
+def _render(
+    title: str,
+    samples: list[Sample],
+    sources: list[str],
+    note: str,
+    shown: Sequence[str] = (),
+) -> str:
     """The page; settings that many videos share are in it once."""
     about: dict[str, int] = {}
     videos = []
@@ -196,5 +211,6 @@ def _render(title: str, samples: list[Sample], sources: list[str], note: str) ->
                 "settings": about.setdefault(told, len(about)),
             }
         )
-    data = {"fps": FPS, "settings": [json.loads(text) for text in about], "videos": videos}
+    settings = [json.loads(text) for text in about]
+    data = {"fps": FPS, "settings": settings, "videos": videos, "shown": list(shown)}
     return TEMPLATES.get_template("gallery.html").render(title=title, data=data, note=note)

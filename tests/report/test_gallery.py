@@ -226,6 +226,24 @@ def test_given_frames_are_marked(page):
     assert marked() == [False, False, True]
 
 
+def test_opens_with_what_is_to_be_seen_first(browser, folders, tmp_path):
+    with pytest.raises(ValueError, match="no videos of truth, expected of base, my #1 ends, ours"):
+        write_gallery("Videos", find_samples(folders), tmp_path / "a", shown=["truth"])
+    out = tmp_path / "gallery"
+    shown = [word for name in ("my #1 ends", "ours") for word in ("--show", name)]
+    done = CliRunner().invoke(app, ["gallery", str(out), *map(str, folders), *shown])
+    assert done.exit_code == 0
+    high = {"viewport": {"width": 1200, "height": 2400}}
+    with open_page(browser, (out / "index.html").as_uri(), **high) as page:
+        page.wait_for_function(READY)
+        captions = page.locator("figcaption > div:first-child")
+        ends = ["my #1 ends"]
+        expect(captions).to_have_text([*ends, *["ours, sample 0"] * 3, *ends])
+        assert headings(page) == ["a red dog", "a blue dog", HOSTILE, "foreign"]
+        page.get_by_role("checkbox", name="base").check()
+        expect(captions).to_have_count(7)
+
+
 def test_filters(page):
     captions = page.locator("figcaption > div:first-child")
     page.get_by_role("checkbox", name="base").uncheck()

@@ -203,13 +203,12 @@ rule make_overview:
 
 
 TASK_MANIFESTS = [FILES.task_manifest(task) for task in FILES.tasks]
-TABLE1 = FILES.experiments.loc[FILES.experiments["table"] == "1", "setting"]
 # Pages of the report by the lists of their videos, with their titles: of a video itself it would
 # show no more than a link to save it.
 VIDEO_PAGES = {
     "models": (
-        [f for s in TABLE1 for f in FILES.setting_manifests("tables", s.name)],
-        "The same image and prompt through every model of Table 1",
+        [f for s in FILES.shown for f in FILES.setting_manifests("tables", s.name)],
+        "The same image and prompt through every model",
     ),
     **(
         {"tasks": (TASK_MANIFESTS, "The tasks of Figures 7 to 12")}
@@ -257,5 +256,7 @@ rule gallery:
     params:
         title=f"Videos of {CONFIG.results}",
         folders=folders_of,
+        shown=[word for s in FILES.shown for word in ("--show", s.name)],
     shell:
-        "python -m pusa gallery {output:q} {params.folders:q} --title {params.title:q} &> {log:q}"
+        "python -m pusa gallery {output:q} {params.folders:q} --title {params.title:q}"
+        " {params.shown:q} &> {log:q}"
