@@ -47,7 +47,7 @@ OBJECTIVE = "the paper's objective against that of the authors' code"
         ("miniature_experiments", []),
         ("experiments", [OBJECTIVE]),
         ("wan1.3b_experiments", [OBJECTIVE]),
-        ("demo_experiments", [OBJECTIVE, "alpha 1.4 beats 1.7"]),
+        ("demo_experiments", [OBJECTIVE]),
         (
             "released_experiments",
             [

@@ -134,10 +134,10 @@ def test_plan_of_the_released_lora():
 
 def test_plan_of_the_demo():
     text = plan(load("demo.yaml"))
-    assert "27 settings, 18 of them sampled for Table 2" in text
-    assert "27 on a subset of 12 prompts (6 subject + 3 background + 3 camera) x 1 samples" in text
+    assert "21 settings, 12 of them sampled for Table 2" in text
+    assert "21 on a subset of 12 prompts (6 subject + 3 background + 3 camera) x 1 samples" in text
     assert (
-        "3 training runs, 20 merged checkpoints, 324 videos in 27 sampling jobs, 27 scoring" in text
+        "3 training runs, 14 merged checkpoints, 252 videos in 21 sampling jobs, 21 scoring" in text
     )
     assert "24 videos of tasks, attention of 3 models" in text
     assert f"a tiny Wan-I2V, trained for {load('demo.yaml')['baseline']['steps']} steps" in text

@@ -315,7 +315,7 @@ STILL = BOUNDS["still"]
     [
         ("experiments", 32, ["Wan-I2V", "base + VTA", "pusa", STILL]),
         ("wan1.3b_experiments", 32, ["base + VTA", "pusa", STILL]),
-        ("demo_experiments", 22, ["Wan-I2V", "base + VTA", "pusa", *BOUNDS.values()]),
+        ("demo_experiments", 14, ["Wan-I2V", "base + VTA", "pusa", *BOUNDS.values()]),
         ("released_experiments", 8, ["Wan-I2V", "base + VTA", "pusa", STILL]),
     ],
 )

@@ -42,7 +42,7 @@ BLOCK = re.compile(
     re.M | re.S,
 )
 #: A LoRA that `make demo` leaves, as the pages name it.
-DEMO_LORA = "results/demo/trained/pusa-rank64-seed0/iteration_144.safetensors"
+DEMO_LORA = "results/demo/trained/pusa-rank64-seed0/iteration_120.safetensors"
 
 
 #: Takes the place of the program ``pusa`` in a page's shell: its calls are forked off a process
@@ -130,7 +130,7 @@ def checkout(tmp_path_factory):
             lora_alpha=1,
             targets=TARGETS,
             base=digest_weights(ROOT / "pusa/tiny/model/transformer"),
-            iteration=144,
+            iteration=120,
             p_async=1.0,
             vectorized=True,
         )
