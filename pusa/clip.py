@@ -1,5 +1,6 @@
-"""The size of a clip, in pixels and in latent frames."""
+"""The size of a clip, in pixels and in latent frames, and which clips are held out."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 
@@ -24,3 +25,14 @@ def count_latent_frames(frames: int) -> int:
             f"{below} and {below + 4} are the nearest"
         )
     return (frames - 1) // 4 + 1
+
+
+def split_clips(captions: Sequence[str], held_out: int) -> tuple[list[int], list[int]]:
+    """The clips to train on, and the last ``held_out``, which training never sees.
+
+    Nor does it see others with a caption of theirs, which show much the same: they are in neither.
+    """
+    first = max(len(captions) - held_out, 0)
+    kept = set(captions[first:])
+    trained = [i for i in range(first) if captions[i] not in kept]
+    return trained, [*range(first, len(captions))]

@@ -25,10 +25,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
-from pusa.clip import count_latent_frames
+from pusa.clip import count_latent_frames, split_clips
 from pusa.config import Size
-from pusa.data.dataset import TENSORS, Clip, open_tensors, read_clip, read_metadata
-from pusa.data.video import FPS, check_clip, is_of_another_rate
+from pusa.data.dataset import TENSORS, Clip, latents_shape, open_tensors, read_metadata
+from pusa.data.video import FPS, check_clip, is_of_another_rate, read_clip
 from pusa.digests import digest_file, digest_folder
 from pusa.models.folder import digest_text_encoder, read_part
 from pusa.models.stream import TensorLayout, write_tensors
@@ -37,6 +37,8 @@ from pusa.records import atomic
 SHARD_CLIPS = 256
 #: Clips are encoded together up to so many pixels: for small ones a call takes as long as a clip.
 ENCODED_PIXELS = 2**20
+#: The configurations of the sizes that the authors' encodings may have, by height and width.
+RELEASED_CONFIGS = {(720, 1280): "config/config.yaml", (480, 832): "config/480p.yaml"}
 
 
 def cache_latents(
@@ -56,11 +58,13 @@ def cache_latents(
     precision that it has (see `pusa.data.dataset.open_tensors`). The videos, the VAE and the text
     encoder are not needed then; of the model, only the configs are read.
 
-    A clip that cannot be used is listed with its reason in ``unusable.csv``. Of clips of another
-    frame rate than the model's, all frames are taken, with a warning.
+    Clips are scaled and cut to ``size`` (see `pusa.data.video.read_clip`). One that cannot be used
+    is listed with its reason in ``unusable.csv``. Of clips of another frame rate than the model's,
+    all frames are taken, with a warning.
 
     Raises:
-        ValueError: if any clip is unusable, unless ``skip_unusable``; or none is left.
+        ValueError: if any clip is unusable, unless ``skip_unusable``; or none is left; if a caption
+            is too long, or the first of the released encodings is of another size.
     """
     out = Path(out)
     clips = read_metadata(dataset, suffix=TENSORS if source == "released" else "")
@@ -72,10 +76,12 @@ def cache_latents(
     made = {"source": source, "frames": size.frames, "height": size.height, "width": size.width}
     if source == "released":
         shapes = _released_shapes(model, size, text_tokens)
+        _check_released_size(clips[0].path, size, shapes["latents"])
         check, batch = partial(open_tensors, **shapes), 1
         read, encode = partial(_take_clip, shapes), list
         made |= shapes
     else:
+        _check_captions(dataset, clips, model, text_tokens)
         check, read = (partial(f, **size.model_dump()) for f in (check_clip, read_clip))
         batch = max(1, ENCODED_PIXELS // (size.frames * size.height * size.width))
         encode = _encoder(model, device)
@@ -197,6 +203,38 @@ def _released_shapes(model: str | Path, size: Size, text_tokens: int) -> dict[st
     }
 
 
+def _check_released_size(path: Path, size: Size, expected: tuple[int, ...]) -> None:
+    """Tell the size of released encodings from the first one, before thousands are opened."""
+    try:
+        found = latents_shape(path)
+    except ValueError:
+        return  # listed with all that cannot be used
+    if found is None or len(found) != 4 or found[0] != expected[0] or found == expected:
+        return
+    scale = size.height // expected[2]
+    frames, height, width = 4 * found[1] - 3, scale * found[2], scale * found[3]
+    config = RELEASED_CONFIGS.get((height, width))
+    named = f", as {config} has" if config else ""
+    raise ValueError(
+        f"{path}: latents of {'x'.join(map(str, found))}, which are {frames} frames of "
+        f"{width}x{height} pixels; found {size.frames} frames of {size.width}x{size.height} under "
+        f"clip, expected frames: {frames}, height: {height}, width: {width}{named}"
+    )
+
+
+def _check_captions(
+    dataset: str | Path, clips: list[Clip], model: str | Path, text_tokens: int
+) -> None:
+    """Refuse captions that are too long for the text encoder: hours later, it would."""
+    from pusa.models.text import check_prompts, load_tokenizer
+
+    captions = list(dict.fromkeys(clip.caption for clip in clips))
+    try:
+        check_prompts(load_tokenizer(model), captions, text_tokens)
+    except ValueError as error:
+        raise ValueError(f"{Path(dataset) / 'metadata.csv'}: {error}") from None
+
+
 def _take_clip(shapes: dict[str, tuple], path: Path) -> torch.Tensor:
     """The latents of a pre-encoded clip; its embedding is checked with them."""
     latents, context = open_tensors(path, **shapes)
@@ -315,6 +353,20 @@ class LatentCache:
 
     def __len__(self) -> int:
         return len(self.clips)
+
+    def split(self, held_out: int) -> tuple[list[int], list[int]]:
+        """The clips to train on and those held out, as `pusa.clip.split_clips` has them.
+
+        Raises:
+            ValueError: if none is left to train on.
+        """
+        trained, last = split_clips([clip["caption"] for clip in self.clips], held_out)
+        if not trained:
+            raise ValueError(
+                f"{self.folder} holds {len(self)} clips, expected more than the {held_out} of "
+                "train.validation_clips, with other captions"
+            )
+        return trained, last
 
     def latents(self, i: int) -> torch.Tensor:
         """Normalised latents of clip ``i``, ``(channels, frames, height, width)``."""

@@ -10,12 +10,10 @@ import io
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 from zipfile import is_zipfile
 
-import numpy as np
 import torch
-
-from pusa.data.video import check_clip, read_video
 
 #: What DiffSynth-Studio adds to the name of a clip for the file of its latents and prompt.
 TENSORS = ".tensors.pth"
@@ -70,19 +68,6 @@ def read_metadata(dataset: str | Path, *, suffix: str = "") -> list[Clip]:
     return clips
 
 
-def read_clip(path: Path, *, frames: int, height: int, width: int) -> np.ndarray:
-    """The first ``frames`` frames of a clip, ``uint8`` ``(frames, height, width, 3)``.
-
-    Raises:
-        ValueError: if it cannot be decoded, is too short, or has another size.
-    """
-    check_clip(path, frames=frames, height=height, width=width)
-    video = read_video(path)
-    if len(video) < frames:  # fewer than its header says
-        raise ValueError(f"{path}: {len(video)} frames, expected at least {frames}")
-    return video[:frames]
-
-
 def open_tensors(
     path: Path, *, latents: tuple[int, ...], context: tuple[int, ...]
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -104,6 +89,27 @@ def open_tensors(
         ValueError: if the file is damaged or not such a dict, a shape is another, or its pickle
             asks for more than tensors, which is never granted.
     """
+    found = _load_tensors(path)
+    for (name, tensor), shape in zip(found.items(), (latents, context), strict=True):
+        if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
+            raise ValueError(f"{path}: no {name}; expected floating point numbers {shape}")
+        if tensor.shape != shape:
+            raise ValueError(f"{path}: {name} of shape {tuple(tensor.shape)}, expected {shape}")
+    return tuple(found.values())
+
+
+def latents_shape(path: Path) -> tuple[int, ...] | None:
+    """The shape of a pre-encoded clip's latents, whatever it is; None if it has none.
+
+    Raises:
+        ValueError: if the file is damaged, or its pickle asks for more than tensors.
+    """
+    latents = _load_tensors(path)["latents"]
+    return tuple(latents.shape) if isinstance(latents, torch.Tensor) else None
+
+
+def _load_tensors(path: Path) -> dict[str, Any]:
+    """What a file has for latents and for a prompt's embedding, mapped into memory."""
     if not is_zipfile(path):
         raise ValueError(f"{path}: cut off, or not a zip file as torch.save writes them")
     try:
@@ -113,16 +119,10 @@ def open_tensors(
         why = f"its pickle asks for {asked[1]}, and only tensors are read" if asked else "damaged"
         raise ValueError(f"{path}: not read: {why}") from None
     prompt = data.get("prompt_emb") if isinstance(data, dict) else None
-    found = {
+    return {
         "latents": data.get("latents") if isinstance(data, dict) else None,
         "prompt_emb.context": prompt.get("context") if isinstance(prompt, dict) else None,
     }
-    for (name, tensor), shape in zip(found.items(), (latents, context), strict=True):
-        if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
-            raise ValueError(f"{path}: no {name}; expected floating point numbers {shape}")
-        if tensor.shape != shape:
-            raise ValueError(f"{path}: {name} of shape {tuple(tensor.shape)}, expected {shape}")
-    return tuple(found.values())
 
 
 def _decode(path: Path) -> str:

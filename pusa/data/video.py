@@ -18,7 +18,7 @@ from av.stream import Disposition
 from av.video.reformatter import ColorTrc
 from PIL import Image
 
-from pusa.data.image import check_sides
+from pusa.data.image import check_sides, fit_image
 from pusa.records import atomic
 
 FPS = 16  # Wan2.1's frame rate; VBench's dynamic degree depends on it
@@ -46,6 +46,30 @@ def read_video(path: str | Path) -> np.ndarray:
     if not frames:
         raise ValueError(f"{path}: no video frame could be decoded")
     return np.stack(frames)
+
+
+def read_clip(path: str | Path, *, frames: int, height: int, width: int) -> np.ndarray:
+    """The first frames of a clip that anyone may have made, cut to size by `fit_image`.
+
+    They are as viewers show them, turned upright and with square pixels; their rate may be any.
+
+    Returns:
+        ``uint8`` ``(frames, height, width, 3)``.
+
+    Raises:
+        ValueError: as `check_clip`; if a frame is damaged, its colours are HDR, or it is to be
+            shown mirrored or askew.
+    """
+    check_clip(path, frames=frames, height=height, width=width)
+    clip = []
+    with _open_video(path) as stream:
+        for frame in islice(_decode(path, stream), frames):
+            shown = _show(Path(path), frame, stream)
+            _check_covers(path, *shown.shape[:2], height, width)  # turned: no header tells
+            clip.append(fit_image(Image.fromarray(shown), height=height, width=width))
+    if len(clip) < frames:  # fewer than its header says
+        raise ValueError(f"{path}: {len(clip)} frames, expected at least {frames}")
+    return np.stack(clip)
 
 
 def video_shape(path: str | Path) -> tuple[int, int, int]:
@@ -149,15 +173,17 @@ def check_clip(path: str | Path, *, frames: int, height: int, width: int) -> Fra
 
     Args:
         frames: pixel frames that it has at least.
+        height, width: of its frames, at least, as they are never enlarged.
 
     Returns:
         Its frames per second, if the header says.
 
     Raises:
-        ValueError: if it has no video stream, another size, or fewer frames.
+        ValueError: if it has no video stream, or smaller or fewer frames.
     """
     with _open_video(path) as stream:
-        _check_size(path, stream, height, width)
+        columns = round(stream.width * (stream.sample_aspect_ratio or 1))
+        _check_covers(path, stream.height, columns, height, width)
         if 0 < stream.frames < frames:  # 0: the container does not say
             raise ValueError(f"{path}: {stream.frames} frames, expected at least {frames}")
         return stream.average_rate
@@ -288,6 +314,11 @@ def _check_size(path: str | Path, stream: av.VideoStream, height: int, width: in
         raise ValueError(
             f"{path}: {stream.width}x{stream.height} pixels, expected {width}x{height}"
         )
+
+
+def _check_covers(path: str | Path, rows: int, columns: int, height: int, width: int) -> None:
+    if rows < height or columns < width:
+        raise ValueError(f"{path}: {columns}x{rows} pixels, expected at least {width}x{height}")
 
 
 def _constant_rate(path: str | Path, times: tuple[int, ...], unit: Fraction) -> Fraction | None:

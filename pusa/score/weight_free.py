@@ -27,7 +27,7 @@ from pusa.config import Size
 from pusa.data.image import load_image
 from pusa.data.manifest import check_manifest
 from pusa.data.suite import SuitePrompt, check_motions
-from pusa.data.video import check_clip, check_samples, read_video
+from pusa.data.video import check_clip, check_samples, read_clip, read_video
 from pusa.digests import digest_file
 from pusa.records import describe_device
 from pusa.score.files import COLUMNS, MAX_PSNR
@@ -70,8 +70,9 @@ def measure_videos(
 
     Raises:
         FileNotFoundError: if a video is missing.
-        ValueError: if a video or reference is unreadable or of another length, size or frame
-            rate, or of a prompt that the suite does not have or that names no camera motion.
+        ValueError: if a video is unreadable or of another length, size or frame rate, a reference
+            is unreadable, shorter or smaller, or a prompt is not of the suite or names no camera
+            motion.
     """
     by_index = {p.index: p for p in prompts}
     _check_inputs(by_index, videos, folder, size, references)
@@ -87,7 +88,7 @@ def measure_videos(
         if "camera_motion" in prompt.dimensions:
             values["camera_motion"] = classify_camera(clip) == prompt.camera_motion
         if references is not None:
-            truth = read_video(Path(references) / prompt.reference_name)[: len(clip)]
+            truth = read_clip(Path(references) / prompt.reference_name, **size.model_dump())
             values["reference_psnr"] = reference_psnr(clip, truth)
             values["motion_match"] = motion_match(features.flow, optical_flow(truth))
             values["motion_explained"] = motion_explained(clip, truth, features.image)

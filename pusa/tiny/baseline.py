@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from pusa.config import Size
 from pusa.data.cache import LatentCache
-from pusa.data.dataset import read_clip
+from pusa.data.video import read_clip
 from pusa.flow import TRAIN_TIMESTEPS, fafm_loss, interpolate, shift_sigma
 from pusa.models.load import frames_to_pixels, load_vae
 from pusa.models.text import encode_prompts, load_text_encoder
@@ -100,15 +100,11 @@ def train_baseline(
         validation_clips: the last clips of the cache, which LoRAs are not trained on either.
 
     Raises:
-        ValueError: if the cache has no more clips than are held out.
+        ValueError: as `LatentCache.split`.
     """
     data = LatentCache(cache)
-    if len(data) <= validation_clips:
-        raise ValueError(
-            f"{cache} has {len(data)} clips, expected more than the {validation_clips} held out"
-        )
+    clips, _ = data.split(validation_clips)
     torch.manual_seed(seed)
-    clips = range(len(data) - validation_clips)
     latents = torch.stack([data.latents(i) for i in clips])
     prompts = torch.stack([data.prompt_embeds(i) for i in clips])
     tokenizer, text_encoder = load_text_encoder(model)

@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import shutil
+import sys
 import time
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -129,7 +130,9 @@ def train(
         with together():
             model = _load_model(settings, transformer, device)
         engine, adamw = _start_engine(settings, model, world)
-        clips = len(data) - settings.validation_clips
+        clips, held_out = data.split(settings.validation_clips)
+        if first and (siblings := len(data) - len(clips) - len(held_out)):
+            print(f"{siblings} clips with captions of held-out ones are left out", file=sys.stderr)
         if checkpoint:
             with together():
                 tensors = read_checkpoint(checkpoint)
@@ -139,7 +142,7 @@ def train(
         stack.enter_context(watch)
         if not checkpoint:
             with watch.measure("validation"):
-                losses = _validate(engine, data, clips, settings)
+                losses = _validate(engine, data, held_out, settings)
             if first:
                 log.validation(0, losses)
         _require_time(watch, device)
@@ -157,7 +160,7 @@ def train(
                 values = _iterate(engine, data, clips, settings, iteration)
             if iteration in settings.iterations:
                 with watch.measure("validation"):
-                    losses = _validate(engine, data, clips, settings)
+                    losses = _validate(engine, data, held_out, settings)
                     _save(engine, state, settings, transformer, base, iteration)
                 if first:
                     log.validation(iteration, losses)
@@ -231,11 +234,7 @@ def _check(
             f"train.total_batch {settings.total_batch} is not a multiple of {world} processes x "
             f"train.micro_batch {settings.micro_batch}"
         )
-    if len(data) <= settings.validation_clips:
-        raise ValueError(
-            f"{data.folder} holds {len(data)} clips, expected more than the "
-            f"{settings.validation_clips} of train.validation_clips"
-        )
+    data.split(settings.validation_clips)
     inner, outer = sorted((out.resolve(), state.resolve()), key=lambda p: -len(p.parts))
     if inner.is_relative_to(outer):
         raise ValueError(
@@ -329,7 +328,7 @@ def _start_engine(settings: TrainSettings, model: torch.nn.Module, world: int):
     return engine, adamw
 
 
-def _iterate(engine, data: LatentCache, clips: int, settings: TrainSettings, iteration: int):
+def _iterate(engine, data: LatentCache, clips: list[int], settings: TrainSettings, iteration: int):
     """One iteration: the batch in micro-batches, and the optimizer's step; what is to be logged."""
     started = time.monotonic()
     world, process, size = dist.get_world_size(), dist.get_rank(), settings.micro_batch
@@ -381,17 +380,19 @@ def _predict(engine, latents, sigma, prompt, settings: TrainSettings) -> torch.T
     return output[0]
 
 
-def _draw_clips(clips: int, settings: TrainSettings, iteration: int, places) -> list[int]:
+def _draw_clips(clips: list[int], settings: TrainSettings, iteration: int, places) -> list[int]:
     """Which clips are at some places of an iteration's batch."""
     drawn = []
     for place in places:
-        epoch, offset = divmod((iteration - 1) * settings.total_batch + place, clips)
-        order = torch.randperm(clips, generator=_generator(settings.seed, 0, epoch))
-        drawn.append(int(order[offset]))
+        epoch, offset = divmod((iteration - 1) * settings.total_batch + place, len(clips))
+        order = torch.randperm(len(clips), generator=_generator(settings.seed, 0, epoch))
+        drawn.append(clips[int(order[offset])])
     return drawn
 
 
-def _draw_batch(data: LatentCache, clips: int, settings: TrainSettings, iteration: int, places):
+def _draw_batch(
+    data: LatentCache, clips: list[int], settings: TrainSettings, iteration: int, places
+):
     """Clips, noise, noise levels and prompts of some places of an iteration's batch."""
     distribution, _ = OBJECTIVES[settings.objective]
     samples = []
@@ -412,14 +413,16 @@ def _draw_batch(data: LatentCache, clips: int, settings: TrainSettings, iteratio
 
 
 @torch.no_grad()
-def _validate(engine, data: LatentCache, clips: int, settings: TrainSettings) -> dict[str, float]:
+def _validate(
+    engine, data: LatentCache, held_out: list[int], settings: TrainSettings
+) -> dict[str, float]:
     """Mean squared velocity error on held-out clips at fixed noise, three ways.
 
     ``asynchronous``: every frame its own noise level (what FAFM trains). ``image_to_video``:
     the first frame clean and not counted, the others at one level. ``synchronous``: one level
     for all frames (what the base was trained for; a rise means that it is being forgotten).
     """
-    if settings.validation_clips == 0:
+    if not held_out:
         return {}
     engine.eval()
     names = ("asynchronous", "image_to_video", "synchronous")
@@ -427,11 +430,11 @@ def _validate(engine, data: LatentCache, clips: int, settings: TrainSettings) ->
     # As many rounds for each process, since ZeRO-3 gathers weights from all in each: where a
     # process has no clip left, it repeats one without counting it.
     world = dist.get_world_size()
-    for first in range(0, settings.validation_clips, world):
+    for first in range(0, len(held_out), world):
         n = first + dist.get_rank()
-        counted_clip = n < settings.validation_clips
-        n %= settings.validation_clips
-        i = clips + n
+        counted_clip = n < len(held_out)
+        n %= len(held_out)
+        i = held_out[n]
         generator = _generator(12345, 2, n)  # the same for every run, so that runs compare
         x0 = data.latents(i)[None]
         x1 = torch.randn(x0.shape, generator=generator)
@@ -451,7 +454,7 @@ def _validate(engine, data: LatentCache, clips: int, settings: TrainSettings) ->
     engine.train()
     for error in errors.values():
         dist.all_reduce(error, dist.ReduceOp.SUM)
-    return {name: error.item() / settings.validation_clips for name, error in errors.items()}
+    return {name: error.item() / len(held_out) for name, error in errors.items()}
 
 
 def _weights_of(folder: Path, settings: TrainSettings, iteration: int) -> Path:

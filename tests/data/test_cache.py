@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from pusa.config import Size
 from pusa.data import cache as caching
 from pusa.data.cache import LatentCache, PromptCache, cache_latents, cache_prompts
-from pusa.data.dataset import read_clip, read_metadata
-from pusa.data.video import read_video, write_video
+from pusa.data.dataset import read_metadata
+from pusa.data.video import read_clip, read_video, write_video
 from pusa.digests import digest_folder
 from pusa.models.folder import digest_text_encoder
 from pusa.models.load import encode_pixels, frames_to_pixels, load_vae, normalise_latents
@@ -99,6 +99,16 @@ def test_every_caption_is_embedded_once(own, model, size, tmp_path, monkeypatch)
     assert not torch.equal(data.prompt_embeds(0), data.prompt_embeds(1))
 
 
+def test_clips_are_split_by_caption(own, model, size, tmp_path):
+    table = pd.read_csv(own / "metadata.csv")
+    table["text"] = ["red", "blue", "dots", "red", "white", "red"]
+    table.to_csv(own / "metadata.csv", index=False)
+    data = build(own, model, tmp_path / "cache", size)
+    assert data.split(1) == ([1, 2, 4], [5])
+    with pytest.raises(ValueError, match=r"6 clips, expected more than the 5 of .*other captions"):
+        data.split(5)
+
+
 def test_prompts_are_embedded(model, tmp_path):
     prompts = {"red", "blue circle", "green square moves", "white", "dots"}
     cache_prompts(prompts, model, tmp_path / "p.safetensors", text_tokens=6)
@@ -119,6 +129,31 @@ def test_clips_of_another_rate_are_taken_with_a_warning(own, model, size, tmp_pa
         container.mux(stream.encode())
     with pytest.warns(UserWarning, match=r"^1 of 6 clips .* 16, such as .*_000002.mp4 with 30: "):
         build(own, model, tmp_path / "cache", size)
+
+
+def test_clips_of_other_sizes_are_cut(own, model, size, tmp_path, latent_cache):
+    """As the same frames are that come in the size; unlike these they have other latents."""
+    paths = [clip.path for clip in read_metadata(own)]
+    for path, (height, width) in zip(paths[1:3], ((64, 96), (128, 128)), strict=True):
+        frames = np.random.default_rng(0).integers(0, 256, (11, height, width, 3), np.uint8)
+        write_video(path, frames)
+    data = build(own, model, tmp_path / "cache", size)
+    vae, others = load_vae(model), LatentCache(latent_cache)
+    for i, path in enumerate(paths):
+        frames = read_clip(path, frames=9, height=64, width=64)
+        assert frames.shape == (9, 64, 64, 3)
+        expected = encode_pixels(vae, frames_to_pixels(frames[None]))[0]
+        torch.testing.assert_close(data.latents(i), expected, rtol=1e-4, atol=1e-4)
+        assert torch.equal(data.latents(i), others.latents(i)) == (i not in (1, 2))
+
+
+def test_a_caption_that_is_too_long_is_found_first(own, model, size, tmp_path, encoded):
+    table = pd.read_csv(own / "metadata.csv")
+    table.loc[4, "text"] = " ".join(["red"] * 30)
+    table.to_csv(own / "metadata.csv", index=False)
+    with pytest.raises(ValueError, match=r"metadata\.csv: prompt has 31 tokens, at most \d+ fit"):
+        build(own, model, tmp_path / "cache", size)
+    assert encoded == []
 
 
 # Going on after an interruption
@@ -349,6 +384,28 @@ def test_unusable_released_clips(released, configs, size, tmp_path):
         strict=True,
     ):
         assert words in reason
+
+
+@pytest.mark.parametrize(
+    ("clip", "shape", "named"),
+    [
+        ((81, 720, 1280), (16, 21, 60, 104), "480, width: 832, as config/480p.yaml has$"),
+        ((81, 480, 832), (16, 21, 90, 160), "720, width: 1280, as config/config.yaml has$"),
+        ((9, 64, 64), (16, 5, 8, 8), "frames: 17, height: 64, width: 64$"),
+    ],
+)
+def test_released_clips_of_another_size(released, configs, tmp_path, clip, shape, named):
+    """The first one tells, before the second is opened."""
+    change(released, 0, latents=torch.zeros(shape))
+    change(released, 1, latents=None)
+    frames, height, width = clip
+    size = Size(frames=frames, height=height, width=width)
+    told = rf"000001.*latents of {'x'.join(map(str, shape))}, which are .*found {frames} frames of "
+    with pytest.raises(
+        ValueError, match=told + rf"{width}x{height} under clip, expected .*{named}"
+    ):
+        build(released, configs, tmp_path / "cache", size, source="released")
+    assert not (tmp_path / "cache/unusable.csv").exists()
 
 
 def test_released_clips_of_another_model_are_refused(released, configs, size, tmp_path):

@@ -3,8 +3,8 @@ import pandas as pd
 import pytest
 import torch
 
-from pusa.data.dataset import TENSORS, open_tensors, read_clip, read_metadata
-from pusa.data.video import read_video, write_video
+from pusa.data.dataset import TENSORS, open_tensors, read_metadata
+from pusa.data.video import read_clip, write_video
 
 
 def write_metadata(folder, rows, columns=("file_name", "text")):
@@ -116,27 +116,6 @@ def test_empty_metadata_is_named(tmp_path):
     (tmp_path / "metadata.csv").touch()
     with pytest.raises(ValueError, match=r"metadata\.csv"):
         read_metadata(tmp_path)
-
-
-def test_first_frames(clip):
-    taken = read_clip(clip, frames=5, height=32, width=48)
-    assert np.array_equal(taken, read_video(clip)[:5])
-
-
-def test_short_clip(clip):
-    with pytest.raises(ValueError, match=r"a\.mp4: 9 frames, expected at least 13"):
-        read_clip(clip, frames=13, height=32, width=48)
-
-
-def test_clip_of_another_size(clip):
-    with pytest.raises(ValueError, match=r"a\.mp4: 48x32 pixels, expected 64x32"):
-        read_clip(clip, frames=9, height=32, width=64)
-
-
-def test_unreadable_clip(tmp_path):
-    (tmp_path / "a.mp4").write_bytes(b"no video")
-    with pytest.raises(ValueError, match=r"a\.mp4: cannot be read as a video"):
-        read_clip(tmp_path / "a.mp4", frames=9, height=32, width=48)
 
 
 # Pre-encoded clips

@@ -14,6 +14,7 @@ from pusa.data.video import (
     FPS,
     check_clip,
     check_samples,
+    read_clip,
     read_settings,
     read_video,
     scan_video,
@@ -209,10 +210,57 @@ def test_training_clips_are_checked_by_their_headers(tmp_path, clip):
         check_clip(tmp_path / "a.mp4", frames=frames, height=32, width=48)
     with pytest.raises(ValueError, match=r"a\.mp4: 7 frames, expected at least 8"):
         check_clip(tmp_path / "a.mp4", frames=8, height=32, width=48)
-    with pytest.raises(ValueError, match=r"a\.mp4: 48x32 pixels, expected 32x48"):
-        check_clip(tmp_path / "a.mp4", frames=7, height=48, width=32)
+    check_clip(tmp_path / "a.mp4", frames=7, height=16, width=32)  # is cut to that
+    for height, width in ((48, 32), (32, 64)):
+        with pytest.raises(ValueError, match=rf"48x32 pixels, expected at least {width}x{height}"):
+            check_clip(tmp_path / "a.mp4", frames=7, height=height, width=width)
     recorded(tmp_path / "a.mkv", clip)  # whose header does not tell its length
     check_clip(tmp_path / "a.mkv", frames=8, height=32, width=48)
+
+
+def test_clip_of_the_size_is_taken_as_it_is(tmp_path, clip):
+    write_video(tmp_path / "a.mp4", clip)
+    taken = read_clip(tmp_path / "a.mp4", frames=5, height=32, width=48)
+    assert np.array_equal(taken, read_video(tmp_path / "a.mp4")[:5])
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "taken"),
+    [
+        (32, 32, np.s_[:, :, 8:40]),  # sides are cut off
+        (16, 24, np.s_[:, ::2, ::2]),  # scaled
+        (16, 48, np.s_[:, 8:24]),  # above and below
+    ],
+)
+def test_clip_of_another_size_is_scaled_and_cut(tmp_path, clip, height, width, taken):
+    recorded(tmp_path / "a.mkv", clip, rate=24, codec="ffv1", pix_fmt="bgr0")  # loses nothing
+    cut = read_clip(tmp_path / "a.mkv", frames=7, height=height, width=width)
+    assert cut.shape == (7, height, width, 3) and cut.dtype == np.uint8
+    difference = np.abs(cut.astype(int) - clip[taken])
+    assert difference.mean() < 4 if height * width == 16 * 24 else difference.max() == 0
+
+
+def test_clip_that_cannot_be_cut(tmp_path, clip):
+    write_video(tmp_path / "a.mp4", clip)
+    for change, message in (
+        ({"frames": 9}, "7 frames, expected at least 9"),
+        ({"width": 64}, "48x32 pixels, expected at least 64x32"),
+    ):
+        with pytest.raises(ValueError, match=rf"a\.mp4: {message}"):
+            read_clip(tmp_path / "a.mp4", **{"frames": 7, "height": 32, "width": 48} | change)
+    recorded(tmp_path / "b.mkv", clip)  # whose header does not tell its length
+    with pytest.raises(ValueError, match=r"b\.mkv: 7 frames, expected at least 9"):
+        read_clip(tmp_path / "b.mkv", frames=9, height=32, width=48)
+
+
+def test_turned_clip_is_measured_upright(tmp_path, clip):
+    """Its header tells of the picture as it is stored."""
+    recorded(tmp_path / "a.mp4", clip, change=lambda stream: stream.set_display_rotation(90))
+    upright = read_clip(tmp_path / "a.mp4", frames=7, height=32, width=32)
+    stored = np.rot90(read_video(tmp_path / "a.mp4"), axes=(1, 2))
+    assert np.array_equal(upright, stored[:, 8:40])
+    with pytest.raises(ValueError, match="32x48 pixels, expected at least 48x32"):
+        read_clip(tmp_path / "a.mp4", frames=7, height=32, width=48)
 
 
 @pytest.fixture

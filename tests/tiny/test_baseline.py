@@ -129,7 +129,9 @@ def test_trained_baseline_makes_a_video(trained):
 
 
 def test_no_clip_left(tmp_path, dataset, options):
-    message = "has 6 clips, expected more than the 6 held out"
+    message = (
+        "holds 6 clips, expected more than the 6 of train.validation_clips, with other captions"
+    )
     with pytest.raises(ValueError, match=message):
         train_baseline(
             dataset,

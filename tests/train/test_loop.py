@@ -197,7 +197,7 @@ def test_gradient_norm(one, latent_cache, model):
         def forward(self, *args, **kwargs):
             return transformer(*args, **kwargs)
 
-    batch = train._draw_batch(LatentCache(latent_cache), 5, settings, 1, range(4))
+    batch = train._draw_batch(LatentCache(latent_cache), FIVE, settings, 1, range(4))
     loss = train._loss(Engine(), *batch, settings)
     loss.backward()
     squares = [p.grad.square().sum() for p in transformer.parameters() if p.grad is not None]
@@ -227,7 +227,7 @@ def test_authors_objective_draws_shifted_levels(latent_cache):
     data = LatentCache(latent_cache)
     u = 1 - torch.arange(1000) / 1000
     grid = 5 * u / (1 + 4 * u)
-    _, _, sigma, _ = train._draw_batch(data, 5, settings_of(objective="authors"), 1, range(4))
+    _, _, sigma, _ = train._draw_batch(data, FIVE, settings_of(objective="authors"), 1, range(4))
     assert ((sigma.flatten()[:, None] - grid).abs().min(dim=1).values < 1e-6).all()
 
 
@@ -253,11 +253,19 @@ def test_result_merges(one, model, tmp_path):
 # The batch of an iteration
 
 
+FIVE = [0, 1, 2, 3, 4]  # clips to train on, of six
+
+
+def test_what_is_left_out_is_not_drawn():
+    settings, some = settings_of(total_batch=3), [0, 2, 3]
+    assert sorted(train._draw_clips(some, settings, 1, range(3))) == some
+
+
 def test_an_epoch_takes_every_training_clip_once(latent_cache):
     data, settings = LatentCache(latent_cache), settings_of(total_batch=5)
     held_out = data.latents(5)
     for epoch in (1, 2):
-        x0, x1, sigma, _ = train._draw_batch(data, 5, settings, epoch, range(5))
+        x0, x1, sigma, _ = train._draw_batch(data, FIVE, settings, epoch, range(5))
         found = sorted(next(i for i in range(6) if torch.equal(x, data.latents(i))) for x in x0)
         assert found == [0, 1, 2, 3, 4]
         assert not any(torch.equal(x, held_out) for x in x0)
@@ -267,11 +275,11 @@ def test_an_epoch_takes_every_training_clip_once(latent_cache):
 
 def test_noise_and_levels_never_repeat(latent_cache):
     data, settings = LatentCache(latent_cache), settings_of()
-    batches = [train._draw_batch(data, 5, settings, i, range(4)) for i in (1, 2, 3)]
+    batches = [train._draw_batch(data, FIVE, settings, i, range(4)) for i in (1, 2, 3)]
     for part in (1, 2):
         values = torch.cat([batch[part] for batch in batches]).flatten(1)
         assert len(values.unique(dim=0)) == 12
-    other = train._draw_batch(data, 5, settings_of(seed=1), 1, range(4))
+    other = train._draw_batch(data, FIVE, settings_of(seed=1), 1, range(4))
     assert not torch.equal(other[1], batches[0][1])
 
 
@@ -381,9 +389,9 @@ def test_loss_that_is_not_finite(tmp_path, other_cache, model):
     """One of two processes meets it; both stop before the step, and one of them says why."""
     settings = settings_of(micro_batch=1)
     # Four of five clips are drawn in iteration 1: the poisoned one is met in iteration 2, first.
-    first = train._draw_clips(5, settings, 1, range(4))
+    first = train._draw_clips(FIVE, settings, 1, range(4))
     poisoned = next(i for i in range(5) if i not in first)
-    assert train._draw_clips(5, settings, 2, range(4))[0] == poisoned
+    assert train._draw_clips(FIVE, settings, 2, range(4))[0] == poisoned
     shard = other_cache / "latents-00000.safetensors"
     change(shard, lambda name, t: t * float("nan") if name == str(poisoned) else t)
     files = (other_cache, model / "transformer", tmp_path)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from pusa.clip import split_clips
 from pusa.experiments import WAN_I2V, main_setting, read_experiments
 from pusa.figures.summary import plot_figure1
 
@@ -14,7 +15,8 @@ files, params = snakemake.input, snakemake.params
 sheet = read_experiments(files.experiments, seed=params.seed)
 clips = None  # that were trained on, of those in the cache
 if files.cache:
-    clips = len(json.loads(Path(files.cache).read_text())["clips"]) - params.held_out
+    cached = json.loads(Path(files.cache).read_text())["clips"]
+    clips = len(split_clips([clip["caption"] for clip in cached], params.held_out)[0])
 plot_figure1(
     pd.read_csv(files.table1),
     pd.read_csv(files.costs),
