@@ -8,7 +8,9 @@ VENV := .venv
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"; export PATH;
 DEMO := --configfile config/demo.yaml
 MINIATURE := --configfile config/miniature.yaml
-CONFIGS := $(filter-out config/claims.yaml,$(wildcard config/*.yaml))
+# Each stands alone, but for the overlay, which is laid over the paper's.
+OVERLAY := config/480p.yaml
+CONFIGS := $(filter-out config/claims.yaml $(OVERLAY),$(wildcard config/*.yaml))
 PYTEST := -n $(CORES) --dist loadfile
 FLAGS := --cores $(CORES) --rerun-incomplete --show-failed-logs
 UNLOCK := snakemake --quiet all --unlock
@@ -56,7 +58,7 @@ effects: $(VENV)/installed
 
 check: $(VENV)/installed
 	$(RUN) ruff check . && ruff format --check . && snakefmt --check Snakefile workflow && \
-	  for config in $(CONFIGS); do snakemake --lint --configfile $$config && \
+	  for config in $(CONFIGS) "config/config.yaml $(OVERLAY)"; do snakemake --lint --configfile $$config && \
 	    snakemake --dry-run --quiet all --configfile $$config || exit 1; done
 
 $(VENV)/installed: envs/requirements.txt pyproject.toml

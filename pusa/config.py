@@ -125,7 +125,7 @@ class Baseline(Repository):
     """As of the model; `tiny`: trained in Wan-I2V's manner from the embedded model and the
     dataset."""
     path: Text
-    """Folder in diffusers' format, as of Wan-AI/Wan2.1-I2V-14B-480P-Diffusers."""
+    """Folder in diffusers' format, as of Wan-AI/Wan2.1-I2V-14B-720P-Diffusers."""
     steps: Positive | None = None
     """Of the training of a tiny one, 8 clips each."""
     guidance_scale: Guidance = 5.0
@@ -181,7 +181,7 @@ class ImageSize(Settings):
 
 
 class Size(ImageSize):
-    """What clips are cut to, and what is made."""
+    """What clips are scaled and cut to, and what is made."""
 
     frames: Annotated[int, Field(ge=5)]
     """Pixel frames, of the form 4k+1."""
@@ -193,7 +193,7 @@ class Size(ImageSize):
 
 
 class Clip(Size):
-    """What is cached of a clip."""
+    """What clips are scaled and cut to, and captions padded to."""
 
     text_tokens: Positive
     """Length of a prompt embedding (512 for Wan2.1); a longer prompt is an error."""
@@ -205,7 +205,7 @@ class Cache(Settings):
     source: Literal["encode", "released"] = "encode"
     """Encode clips and captions, or convert the dataset's own `.tensors.pth` files."""
     skip_unusable: bool = False
-    """Go on without clips that cannot be read, are too short or of another size."""
+    """Go on without clips that cannot be read, or are too short or too small."""
 
 
 class TrainedModel(Settings):
@@ -232,13 +232,14 @@ class Training(Settings):
     micro_batch: Positive | None = None
     """Clips per process and forward pass, accumulation makes up the rest; what `total_batch` leaves
     each, if absent."""
-    objective: Objective = "paper"
-    """`paper`: timesteps from U[0,1], unweighted loss; `authors`: their code's shifted grid and
-    bell-shaped weight."""
+    objective: Objective = "authors"
+    """`authors`: their code's shifted grid and bell-shaped weight; `paper`: timesteps from U[0,1]
+    and an unweighted loss, as in its text."""
     shift: Shift = SHIFT
     """Of the authors' grid."""
     validation_clips: Count = 32
-    """The last clips of the dataset, held out for the validation loss."""
+    """The last clips of the dataset, held out for the validation loss; others with their captions
+    are not trained on either."""
     gradient_checkpointing: bool = False
     """Compute activations again instead of keeping them: memory for time."""
     dtype: Dtype = "float32"

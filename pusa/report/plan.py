@@ -6,6 +6,7 @@ encoder, scoring or waiting. They are there to tell a day from a month.
 
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 
 from pusa.clip import count_latent_frames
 from pusa.config import Clip, Model
@@ -78,6 +79,7 @@ def describe_plan(layout: Layout) -> str:
         f"{sum(len(layout.setting_score_shards('tables', name)) for name in settings):,} scoring "
         "jobs",
     ]
+    lines.append(_describe_guidance(layout))
     if layout.trains_baseline:
         lines.append(f"a tiny Wan-I2V, trained for {config.baseline.steps} steps")
     lines.append(
@@ -108,6 +110,17 @@ def _describe_prompts(layout: Layout) -> list[str]:
                 f"({kinds}) x {samples} samples = {total * samples:,} videos each"
             )
     return lines
+
+
+def _describe_guidance(layout: Layout) -> str:
+    config, negative = layout.config, layout.negative_prompt
+    told = f"guidance scale {config.sample.guidance_scale:g}"
+    if layout.has_baseline:
+        told += f", Wan-I2V's {config.baseline.guidance_scale:g}"
+    if not negative:
+        return f"{told}, against the empty prompt"
+    file = config.sample.negative_prompt_file
+    return f"{told}, against {shorten(negative, 50, placeholder=' …')!r} ({file})"
 
 
 def _describe_hours(layout: Layout, shape: Shape, videos: dict[str, int]) -> list[str]:

@@ -19,6 +19,7 @@ TRAINING_FACTS = ("device", "processes", "finished", "objective", "base", "cache
 def collect_provenance(
     config: dict,
     *,
+    negative_prompt: str,
     repository: str | Path,
     downloads: list[Path],
     benchmarks: str | Path,
@@ -30,6 +31,7 @@ def collect_provenance(
 
     Args:
         config: the configuration with its defaults filled in.
+        negative_prompt: of guidance, the text itself, as the configuration names a file.
         repository: folder of the workflow's code.
         downloads: the ``download.json`` of every folder that came from the network.
         benchmarks: folder of Snakemake's benchmark files, which tell when jobs ran.
@@ -46,8 +48,12 @@ def collect_provenance(
     seeds = {"sampling": config["sample"]["seed"]}
     if config["lora"]["source"] == "trained":
         seeds |= {"training": config["train"]["seed"], "effects": config["effects"]["seeds"]}
+    guidance = {"scale": config["sample"]["guidance_scale"]}
+    if "baseline" in config:
+        guidance["scale of Wan-I2V"] = config["baseline"]["guidance_scale"]
     return {
         "config": config,
+        "guidance": guidance | {"negative prompt": negative_prompt},
         "repository": _describe_repository(repository),
         "seeds": seeds,
         "times": _run_times(Path(benchmarks)),
@@ -111,6 +117,7 @@ def write_provenance(record: dict, costs: pd.DataFrame, out: Path) -> None:
         "python": record["python"],
         "system": record["system"],
         **{f"seed: {name}": value for name, value in record["seeds"].items()},
+        **{f"guidance: {name}": value for name, value in record["guidance"].items()},
     }
     downloads = [
         {

@@ -111,12 +111,12 @@ def plan(config):
 def test_plan_of_the_paper():
     text = plan(load("config.yaml"))
     videos = 2 * 1118 * 5 + 31 * 150 * 5
-    jobs = 2 * 112 + 31 * 15  # of 50 videos
+    jobs = 2 * 280 + 31 * 38  # of 20 videos
     for words in (
         "33 settings, 27 of them sampled for Table 2, each made once:",
         "2 on all 1,118 prompts (246 subject + 109 background + 763 camera) x 5 samples = 5,590",
         "31 on a subset of 150 prompts (50 subject + 50 background + 50 camera) x 5 samples = 750",
-        f"3 training runs, 29 merged checkpoints, {videos:,} videos in {jobs} sampling jobs",
+        f"3 training runs, 29 merged checkpoints, {videos:,} videos in {jobs:,} sampling jobs",
         "18 videos of tasks, attention of 3 models",
         f"sampling jobs, {9 * (2 * 6 + 31)} scoring jobs",  # a dimension of up to 1,000 videos
     ):
@@ -126,7 +126,7 @@ def test_plan_of_the_paper():
 def test_plan_of_the_released_lora():
     text = plan(load("released.yaml"))
     assert "12 settings, 7 of them sampled for Table 2" in text
-    assert "0 training runs, 8 merged checkpoints, 18,680 videos in 374 sampling jobs" in text
+    assert "0 training runs, 8 merged checkpoints, 18,680 videos in 940 sampling jobs" in text
     assert "training 0, sampling" in text
     assert "cached latents" not in text
     assert "  0 videos of tasks, attention of 3 models" in text
@@ -145,6 +145,15 @@ def test_plan_of_the_demo():
     assert "GPU-hours" not in text
 
 
+def test_plan_says_what_guidance_is_used():
+    assert (
+        "  guidance scale 5, Wan-I2V's 5, against 'Bright tones, overexposed, static, blurred …' "
+        "(config/negative_prompt.txt)\n"
+    ) in plan(load("released.yaml"))
+    assert "  guidance scale 3, Wan-I2V's 3, against the empty prompt\n" in plan(load("demo.yaml"))
+    assert "  guidance scale 5, against 'Bright" in plan(load("wan1.3b.yaml"))  # no Wan-I2V
+
+
 def amounts(text):
     """The numbers of the line with GPU-hours."""
     line = next(line for line in text.splitlines() if "GPU-hours" in line)
@@ -152,7 +161,7 @@ def amounts(text):
 
 
 def test_hours_and_price():
-    forward = KNOWN_SHAPES[WAN].forward_flops(21 * 30 * 52, 512)  # 832x480, 81 frames
+    forward = KNOWN_SHAPES[WAN].forward_flops(21 * 45 * 80, 512)  # 1280x720, 81 frames
     config = load("config.yaml")
     config["cost"] = {"tflops": 100, "usd_per_gpu_hour": 3}
     hours, price, speed, training, sampling = amounts(plan(config))
@@ -181,7 +190,7 @@ def test_wan_i2v_has_guidance_of_its_own():
     config = load("config.yaml")
     guided = amounts(plan(config))[-1]
     config["baseline"]["guidance_scale"] = 1
-    forward = KNOWN_SHAPES[WAN].forward_flops(21 * 30 * 52, 512)
+    forward = KNOWN_SHAPES[WAN].forward_flops(21 * 45 * 80, 512)
     saved = 750 * 50 * forward / (config["cost"]["tflops"] * 1e12 * 3600)
     assert guided - amounts(plan(config))[-1] == pytest.approx(saved, abs=1)
 
@@ -214,7 +223,7 @@ def test_disk_of_the_paper():
     shape = KNOWN_SHAPES[WAN]
     # Five files of rank 512, one of 256, and the control's of rank 512; float32.
     loras = 4 * (6 * shape.lora_parameters(512) + shape.lora_parameters(256))
-    latents = 3860 * 4 * 16 * 21 * 60 * 104
+    latents = 3860 * 4 * 16 * 21 * 90 * 160
     expected = {"LoRAs": loras}
     expected |= {"the model's transformer": 4 * shape.parameters, "cached latents": latents}
     expected |= {"the baseline's transformer": 4 * shape.parameters}

@@ -14,7 +14,8 @@ CONFIG = {
     "results": "results/x",
     "lora": {"source": "trained"},
     "train": {"seed": 4, "models": {"pusa": {"p_async": 1.0}}, "ranks": [16, 64]},
-    "sample": {"seed": 5, "negative_prompt_file": "config/negative.txt"},
+    "baseline": {"guidance_scale": 4.5},
+    "sample": {"seed": 5, "guidance_scale": 5.0, "negative_prompt_file": "config/negative.txt"},
     "effects": {"seeds": [0, 1]},
 }
 COSTS = pd.DataFrame(
@@ -72,6 +73,7 @@ def results(tmp_path):
 def collect(results):
     def call(config=CONFIG, repository=results, **changes):
         files = {
+            "negative_prompt": "grey, still",
             "downloads": [results / "model/download.json"],
             "benchmarks": results / "benchmarks",
             "runs": [results / "lora/pusa-rank64-seed4"],
@@ -88,6 +90,11 @@ def test_all_that_decides_the_numbers(collect, results):
     record = collect()
     assert record["config"] == CONFIG
     assert record["seeds"] == {"training": 4, "sampling": 5, "effects": [0, 1]}
+    assert record["guidance"] == {
+        "scale": 5.0,
+        "scale of Wan-I2V": 4.5,
+        "negative prompt": "grey, still",
+    }
     assert record["times"] == {
         "start": "2026-02-03T09:50:00+00:00",
         "end": "2026-02-03T12:30:00+00:00",
@@ -178,6 +185,8 @@ def test_page(collect, write, results):
         ["start", "2026-02-03T09:50:00+00:00"],
         ["sampled on", "1 x A, 1 x B"],
         ["seed: sampling", "5"],
+        ["guidance: scale", "5.0"],
+        ["guidance: negative prompt", "grey, still"],
         ["total", "3", "0.750", "4.000", "10.000"],
         [str(results / "model"), "a/b", "main", "0123abc", "2"],
         ["pusa-rank64-seed4", "8 x GPU", "8", "x", "x", "x", "x"],

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -37,8 +39,11 @@ def make(settings, prompts, prompt_cache, image):
     return call
 
 
-def test_text_encoder_is_not_loaded(baseline, size):
-    pipeline = load_baseline(baseline, "bfloat16", "cpu")
+def test_text_encoder_is_not_needed(baseline, size, tmp_path):
+    """As it is not downloaded."""
+    encoder = shutil.ignore_patterns("text_encoder", "tokenizer")
+    folder = shutil.copytree(baseline, tmp_path / "baseline", ignore=encoder)
+    pipeline = load_baseline(folder, "bfloat16", "cpu")
     assert latent_shape(pipeline.vae, size) == (16, 3, 8, 8)
     assert pipeline.text_encoder is None
     assert pipeline.tokenizer is None

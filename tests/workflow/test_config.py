@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import yaml
+from snakemake.utils import update_config
 
 from pusa.config import (
     Config,
@@ -12,12 +13,14 @@ from pusa.config import (
     prompt_counts,
     read_config,
 )
+from pusa.data.cache import RELEASED_CONFIGS
 from pusa.data.suite import INFO_FILE, VBENCH_COUNTS
 from pusa.layout import read_layout
 from tests.mini import ROOT
 
 FILES = (ROOT / "config").glob("*.yaml")
-CONFIGS = sorted(file.name for file in FILES if file.name != "claims.yaml")
+OVERLAY = "480p.yaml"  # changes another, and is none by itself
+CONFIGS = sorted({file.name for file in FILES} - {"claims.yaml", OVERLAY})
 
 
 def load(name):
@@ -64,14 +67,68 @@ def test_our_configs_are_valid_and_their_sheets_fit(name):
     read_layout(read_config(load(name)))
 
 
+@pytest.fixture
+def laid_over():
+    """A function that lays the overlay over a configuration, as Snakemake does."""
+
+    def lay(name):
+        config = load(name)
+        update_config(config, load(OVERLAY))
+        return config
+
+    return lay
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "released.yaml"])
+def test_the_paper_at_480p(laid_over, name):
+    """Size, the baseline of that size, shorter jobs and the results' folder; no other key."""
+    config = laid_over(name)
+    read_layout(read_config(config))
+    before, after = flatten(load(name)), flatten(config)
+    assert before.keys() == after.keys()
+    assert {key for key in before if before[key] != after[key]} == {
+        "results",
+        "clip.height",
+        "clip.width",
+        "baseline.repo",
+        "baseline.path",
+        "sample.videos_per_job",
+    }
+    assert (config["clip"]["height"], config["clip"]["width"]) == (480, 832)
+    assert config["baseline"]["repo"].endswith("480P-Diffusers")
+
+
+def test_sizes_of_the_released_encodings_have_configurations(laid_over):
+    clips = {
+        "config/config.yaml": load("config.yaml"),
+        "config/480p.yaml": laid_over("config.yaml"),
+    }
+    for size, name in RELEASED_CONFIGS.items():
+        assert size == (clips[name]["clip"]["height"], clips[name]["clip"]["width"])
+
+
+def test_the_authors_guidance_and_negative_prompt():
+    """Those of their scripts in the paper's month; the embedded model has 3 and no prompt."""
+    for name in CONFIGS:
+        layout = read_layout(read_config(load(name)))
+        of_the_paper = name not in ("demo.yaml", "miniature.yaml")
+        assert layout.config.sample.guidance_scale == (5.0 if of_the_paper else 3.0)
+        assert layout.negative_prompt.startswith("Bright tones, overexposed, ") == of_the_paper
+        assert layout.negative_prompt.endswith(", walking backwards") == of_the_paper
+        if layout.config.is_trained:
+            assert layout.config.train.objective == ("authors" if of_the_paper else "paper")
+
+
 LORA = {f"lora.{k}" for k in ("source", "repo", "revision", "path", "file", "rank", "iteration")}
 BASELINE = {f"baseline.{k}" for k in ("source", "repo", "revision", "path")}
 
 
 def test_the_small_model_differs_from_the_paper_in_the_model_alone():
     different, left_out, added = differences("wan1.3b.yaml")
-    assert different == {"results", "experiments", "model.repo", "model.path", "train.processes"}
-    assert left_out == LORA | BASELINE  # both are of the 14B model
+    model = {"model.repo", "model.path", "clip.height", "clip.width"}  # one of 480p
+    jobs = {"train.processes"}
+    assert different == {"results", "experiments"} | model | jobs
+    assert left_out == LORA | BASELINE | {"sample.videos_per_job"}  # both are of the 14B model
     assert not added
 
 

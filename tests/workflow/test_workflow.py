@@ -303,11 +303,12 @@ def test_an_overwritten_video_is_remade(mini):
             "wan1.3b.yaml",
             ["download_model", "download_dataset", "train_pusa_rank256_seed0", "plot_figure12"],
         ),
+        ("config.yaml 480p.yaml", ["download_baseline", "train_pusa_rank512_seed0"]),
         ("released.yaml", ["download_model", "download_lora", "convert", "plot_figure13"]),
     ],
 )
 def test_large_configs_build_their_dags(config, rules):
-    dry = dry_run("--configfile", f"config/{config}")
+    dry = dry_run("--configfile", *(f"config/{file}" for file in config.split()))
     assert dry.returncode == 0, dry.stderr
     for rule in rules:
         assert re.search(rf"^{rule} +1$|^{rule} +3$", dry.stdout + dry.stderr, re.MULTILINE)
@@ -318,11 +319,17 @@ def test_large_configs_build_their_dags(config, rules):
 
 
 def test_download_target_holds_all_that_needs_a_network():
-    dry = dry_run("--", "download")
+    dry = dry_run("--printshellcmds", "--", "download")
     assert dry.returncode == 0, dry.stderr
     found = set(re.findall(r"^(?:local)?rule (\w+):", dry.stdout + dry.stderr, re.MULTILINE))
     needed = {"model", "baseline", "dataset", "vbench"}
     assert found == {"download", *(f"download_{name}" for name in needed)}
+    (line,) = (
+        line
+        for line in dry.stdout.splitlines()
+        if "models/Wan2.1-I2V-14B-720P" in line and "pusa download" in line
+    )
+    assert "image_encoder" in line and "text_encoder" not in line and "tokenizer" not in line
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,10 @@
 # Everything that needs the network is `snakemake download`, on a machine that has it. Each folder
 # ends with a download.json, which says what was fetched: resolved commit, sizes, checksums.
 # No pattern takes pickles, unless it ends in their suffix.
-MODEL_FILES = [
-    "model_index.json",
-    "transformer/*",
-    "vae/*",
-    "text_encoder/*",
-    "tokenizer/*",
-    "scheduler/*",
-]
+SAMPLED_FILES = ["model_index.json", "transformer/*", "vae/*", "scheduler/*"]
+MODEL_FILES = [*SAMPLED_FILES, "text_encoder/*", "tokenizer/*"]
+# Wan-I2V is given prompts that the model has embedded: its text encoder is 23 GB of the same.
+BASELINE_FILES = [*SAMPLED_FILES, "image_encoder/*", "image_processor/*"]
 DATASET_FILES = {
     "encode": ["metadata.csv", "train/*.mp4"],
     "released": ["metadata.csv", "train/*.tensors.pth"],
@@ -23,8 +19,7 @@ if not TRAINED:
 if TRAINED:
     REPOSITORIES["dataset"] = ("dataset", DATASET_FILES, "metadata.csv")
 if FILES.has_baseline:
-    IMAGE_FILES = ["image_encoder/*", "image_processor/*"]
-    REPOSITORIES["baseline"] = ("model", MODEL_FILES + IMAGE_FILES, "model_index.json")
+    REPOSITORIES["baseline"] = ("model", BASELINE_FILES, "model_index.json")
 
 for section, (kind, files, awaited) in REPOSITORIES.items():
     place = getattr(CONFIG, section)

@@ -141,6 +141,7 @@ rule record_provenance:
         **SMALL,
     params:
         config=CONFIG.model_dump(exclude_none=True),
+        negative_prompt=FILES.negative_prompt,
         benchmarks=FILES.path("benchmarks"),
     script:
         "../scripts/record_provenance.py"

@@ -11,6 +11,7 @@ sys.stderr = Path(snakemake.log[0]).open("w")
 files = snakemake.input
 record = collect_provenance(
     snakemake.params.config,
+    negative_prompt=snakemake.params.negative_prompt,
     repository=Path.cwd(),
     downloads=[Path(file) for file in files.downloads],
     benchmarks=snakemake.params.benchmarks,
