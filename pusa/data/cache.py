@@ -81,10 +81,10 @@ def cache_latents(
         read, encode = partial(_take_clip, shapes), list
         made |= shapes
     else:
-        _check_captions(dataset, clips, model, text_tokens)
         check, read = (partial(f, **size.model_dump()) for f in (check_clip, read_clip))
         batch = max(1, ENCODED_PIXELS // (size.frames * size.height * size.width))
         encode = _encoder(model, device)
+        _check_captions(dataset, clips, model, text_tokens)
         made |= {"vae": digest_folder(Path(model) / "vae"), "dtype": "torch.float32"}
         texts["text_encoder"] = digest_text_encoder(model)
 
