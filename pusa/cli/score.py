@@ -1,5 +1,6 @@
 """Commands that score videos."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -45,6 +46,10 @@ def score(
         str | None, typer.Option(help="One of VBench-I2V's nine, by its own code.")
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="Folder of VBench's networks.")] = None,
+    earlier: Annotated[
+        Path | None,
+        typer.Option(help="Earlier score table of the setting; what still holds of it is kept."),
+    ] = None,
     device: Device = None,
 ) -> None:
     """Score videos: OUT, one row per video and measure, and a record beside it.
@@ -56,20 +61,21 @@ def score(
         raise ValueError("--dimension and --weights go together, found one without the other")
     record_beside(out)  # before the long work
     from pusa.data.manifest import check_files, read_manifests
-    from pusa.data.suite import read_suite
-    from pusa.score.files import write_scores
+    from pusa.data.suite import INFO_FILE, read_suite
+    from pusa.score.files import extend_scores, write_scores
 
     videos, folder = read_manifests(manifests)
     check_files(videos, folder)
     prompts = read_suite(suite, height=size.height, width=size.width)
+    decisive = [suite / INFO_FILE]
     if dimension is None:
         from pusa.score.weight_free import measure_videos
 
         references = suite / "reference"
-        table, record = measure_videos(
+        score_some = partial(
+            measure_videos,
             prompts,
-            videos,
-            folder,
+            folder=folder,
             size=size,
             references=references if references.is_dir() else None,
         )
@@ -79,7 +85,14 @@ def score(
         from pusa.score.vbench import score_videos
 
         check_samples([folder / file for file in videos["file"]], **size.model_dump())
-        table, record = score_videos(
-            prompts, videos, folder, dimension=dimension, weights=weights, device=device
+        decisive.append(weights / "download.json")
+        score_some = partial(
+            score_videos,
+            prompts,
+            folder=folder,
+            dimension=dimension,
+            weights=weights,
+            device=device,
         )
+    table, record = extend_scores(earlier, videos, score_some, since=decisive)
     write_scores(table, record, out)

@@ -176,7 +176,9 @@ def choose_subset(kinds: list[str], counts: dict[str, int]) -> list[int]:
     """Places of the prompts of a subset, spread evenly over each kind in the suite's order.
 
     VBench-I2V lists the prompts about one image, or one camera motion, in a row: its first
-    fifty would show a few images only.
+    fifty would show a few images only. A smaller subset is part of a larger one, so that the videos
+    and scores of a subset that grows are kept: of each kind come the first in the order of
+    `_spread_order`.
 
     Args:
         kinds: the kind of every prompt, in the suite's order.
@@ -191,8 +193,18 @@ def choose_subset(kinds: list[str], counts: dict[str, int]) -> list[int]:
         wanted = counts[kind]
         if wanted > len(places):
             raise ValueError(f"{len(places)} {kind} prompts, but {wanted} were asked for")
-        chosen += [places[n * len(places) // wanted] for n in range(wanted)]
+        chosen += [places[n] for n in sorted(_spread_order(len(places))[:wanted])]
     return chosen
+
+
+def _spread_order(count: int) -> list[int]:
+    """The numbers from 0, each far from those before it: 0, a half, a quarter, three quarters, …
+
+    Their order by their bits read backwards (van der Corput's); of the first so many, the gaps
+    between neighbours differ by a factor of two at most, but for the last.
+    """
+    bits = (count - 1).bit_length()
+    return sorted(range(count), key=lambda n: f"{n:0{bits}b}"[::-1])
 
 
 def spread(items: Sequence, count: int) -> list:

@@ -6,7 +6,7 @@ was edited, or cut.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +156,60 @@ def _check_rows(texts: pd.DataFrame, file: Path, record: Mapping) -> pd.DataFram
     return table.astype({**dict.fromkeys(_LEAST, int), "value": float})
 
 
+def extend_scores(
+    earlier: str | Path | None,
+    videos: pd.DataFrame,
+    score: Callable[[pd.DataFrame], tuple[pd.DataFrame, dict]],
+    *,
+    since: Iterable[Path],
+) -> tuple[pd.DataFrame, dict]:
+    """Score videos, but for those whose scores an earlier table of the setting has.
+
+    So a setting that got more prompts or samples keeps its scores, wherever its jobs now divide it.
+
+    Args:
+        earlier: from `gather_scores`. A score of it is kept if the video is the same and it would
+            be made alike today; a table that is missing or damaged has none.
+        videos: the manifest, ``file, index, prompt, sample, sha256``.
+        score: gives the table of some videos and its record, quickly if there are none.
+        since: files that decide scores; an earlier table that is older than one has none.
+
+    Returns:
+        The table and the record, with the ``devices`` of both.
+    """
+    nothing, today = score(videos[:0])
+    kept, devices = nothing, []
+    try:
+        if earlier and _is_newer(Path(earlier), since):
+            table, record = read_scores(earlier), read_record(earlier)
+            check_alike({"earlier": record, "today": today})
+            # One job may score one dimension alone.
+            asked = table["dimension"].isin(today["dimensions"] or table["dimension"])
+            kept = table[asked].merge(videos[["file", "sha256"]])[list(COLUMNS)]
+            devices = _devices(record)
+    except (OSError, ValueError):
+        pass  # all are scored again
+    rest = videos[~videos["file"].isin(kept["file"])]
+    table, record = score(rest) if len(rest) else (nothing, today)
+    if kept.empty:
+        return table, record
+    used = {*devices, *(_devices(record) if len(rest) else [])}
+    record = {key: value for key, value in record.items() if key != "device"}
+    table = pd.concat([kept, table]) if len(table) else kept
+    table = table.sort_values(["index", "sample"], kind="stable", ignore_index=True)
+    record["dimensions"] = sorted({*record["dimensions"], *table["dimension"]})
+    return table, record | {"devices": sorted(used)}
+
+
+def _devices(record: Mapping) -> list[str]:
+    return record.get("devices") or [record["device"]]
+
+
+def _is_newer(file: Path, than: Iterable[Path]) -> bool:
+    made = file.stat().st_mtime_ns
+    return all(other.stat().st_mtime_ns < made for other in than if other.exists())
+
+
 def gather_scores(
     files: Sequence[str | Path],
     prompts: Sequence[SuitePrompt],
@@ -264,7 +318,7 @@ def _merge_records(records: dict[str, dict]) -> dict:
     return {
         **{k: v for k, v in next(iter(records.values())).items() if k not in _VARYING},
         "dimensions": sorted({name for r in records.values() for name in r["dimensions"]}),
-        "devices": sorted({r["device"] for r in records.values()}),
+        "devices": sorted({name for r in records.values() for name in _devices(r)}),
     }
 
 

@@ -104,7 +104,7 @@ def test_counts_take_prompts_from_all_over_each_kind(suite):
     """Of two subject, two background and nine camera prompts."""
     counts = {"subject": 1, "background": 2, "camera": 3}
     prompts = read_suite(suite, height=64, width=64, counts=counts)
-    assert [p.index for p in prompts] == [0, 2, 3, 4, 7, 10]
+    assert [p.index for p in prompts] == [0, 2, 3, 4, 8, 12]
     assert [p.kind for p in prompts] == ["subject"] + ["background"] * 2 + ["camera"] * 3
 
 
@@ -129,10 +129,20 @@ def test_subset_of_mixed_kinds(counts, places):
 def test_subset_is_spread_evenly(wanted):
     counts = {"subject": wanted, "background": 0, "camera": 0}
     chosen = choose_subset(["subject"] * 246, counts)
-    gaps = np.diff([*chosen, 246])
-    assert len(chosen) == wanted
+    gaps = np.diff(chosen)
+    assert len({*chosen}) == wanted
     assert chosen[0] == 0
-    assert gaps.max() - gaps.min() <= 1
+    assert all(gaps <= 2 * gaps.min(initial=246))
+
+
+def test_smaller_subset_is_part_of_a_larger_one():
+    """Or videos and scores would be lost where a subset grows."""
+    kinds = ["subject"] * 246 + ["background"] * 109 + ["camera"] * 763
+    before = set()
+    for n in range(2, 110):
+        chosen = set(choose_subset(kinds, {"subject": 2 * n, "background": n, "camera": 7 * n}))
+        assert before < chosen
+        before = chosen
 
 
 def test_subset_of_a_subset_is_itself():

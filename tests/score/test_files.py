@@ -6,7 +6,14 @@ import pytest
 
 from pusa.data.suite import SuitePrompt
 from pusa.digests import digest_file
-from pusa.score.files import COLUMNS, gather_scores, read_record, read_scores, write_scores
+from pusa.score.files import (
+    COLUMNS,
+    extend_scores,
+    gather_scores,
+    read_record,
+    read_scores,
+    write_scores,
+)
 
 RECORD = {
     "scorer": "vbench",
@@ -414,3 +421,63 @@ def test_a_video_in_two_manifests(shards):
     twice = pd.concat([VIDEOS, VIDEOS.iloc[3:4]], ignore_index=True)
     with pytest.raises(ValueError, match=r"video 0001-1\.mp4 is listed twice"):
         gather_scores(shards, SUITE, twice, samples=2)
+
+
+# Scores of an earlier run
+
+
+@pytest.fixture
+def scored():
+    """A scorer of one dimension that remembers which videos it was asked for."""
+
+    def score(videos):
+        score.asked += list(videos["file"])
+        found = [row(0, s, "i2v_subject", 0.25) for s in videos["sample"]]
+        return rows(*found), RECORD | {"device": "another GPU"}
+
+    score.asked = []
+    return score
+
+
+def subject_videos(samples):
+    videos = [(f"0000-{s}.mp4", 0, SUITE[0].prompt, s, f"0{s}") for s in range(samples)]
+    return pd.DataFrame(videos, columns=VIDEOS.columns)
+
+
+def test_scores_of_the_same_videos_are_kept(file, scored):
+    table, record = extend_scores(file, subject_videos(4), scored, since=[])
+    assert scored.asked == ["0000-2.mp4", "0000-3.mp4"]
+    assert table["value"].tolist() == [0.1 + 0.2, 0.5, 0.25, 0.25]  # of i2v_subject alone
+    assert record["devices"] == ["a GPU", "another GPU"]
+    assert record["dimensions"] == ["i2v_subject"]
+    assert "device" not in record
+    write_scores(table, record, file.with_name("more.csv"))
+    again, record = extend_scores(
+        file.with_name("more.csv"), subject_videos(4), scored, since=[file]
+    )
+    assert len(scored.asked) == 2  # no more
+    pd.testing.assert_frame_equal(again, table)
+    assert record["devices"] == ["a GPU", "another GPU"]
+
+
+def test_scores_that_no_longer_hold_are_made_again(file, scored, tmp_path):
+    """Of another video, of other packages, older than the suite; or of a damaged table."""
+    videos = subject_videos(2)
+    changed = videos.assign(sha256=["00", "another"])
+    table, _ = extend_scores(file, changed, scored, since=[])
+    assert scored.asked == ["0000-1.mp4"]
+    assert table["value"].tolist() == [0.1 + 0.2, 0.25]
+
+    (tmp_path / "suite.json").touch()
+    other = file.with_name("other.csv")
+    write_scores(read_scores(file), RECORD | {"packages": {"vbench": "0.1.4"}}, other)
+    damaged = file.with_name("damaged.csv")
+    damaged.write_text(file.read_text())
+    newer = [tmp_path / "suite.json"]
+    absent = tmp_path / "none.csv"
+    for earlier, since in ((file, newer), (other, []), (damaged, []), (absent, []), (None, [])):
+        scored.asked = []
+        table, record = extend_scores(earlier, videos, scored, since=since)
+        assert scored.asked == ["0000-0.mp4", "0000-1.mp4"]
+        assert table["value"].tolist() == [0.25, 0.25]
+        assert record["device"] == "another GPU"

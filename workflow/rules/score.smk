@@ -78,9 +78,13 @@ rule score_videos:
             else ""
         ),
         weights=[CONFIG.score.weights] if VBENCH else [],
+        # Of an earlier run, which may have had fewer prompts or samples; no input, as what comes of
+        # this job takes its place.
+        earlier=lambda wildcards: FILES.score_file(wildcards.study, wildcards.setting),
     shell:
         "{params.python:q} {params.options} -m pusa score {params.suite:q} {output.csv:q}"
-        " {input.manifests:q} --size {params.size:q} {params.vbench} {params.weights:q} &> {log:q}"
+        " {input.manifests:q} --size {params.size:q} --earlier {params.earlier:q}"
+        " {params.vbench} {params.weights:q} &> {log:q}"
 
 
 rule gather_scores:
