@@ -6,6 +6,7 @@ change `python -m pusa.config` writes the table of keys in ``config/README.md`` 
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
@@ -503,6 +504,31 @@ def read_config(values: dict[str, Any]) -> Config:
         if isinstance(given, dict) and name in given:
             raise ValueError(f"config key {key} is no more: it is {instead}")
     return Config.read(values, name=lambda key: f"config key {key}")
+
+
+def read_config_files(files: Sequence[str | Path]) -> Config:
+    """Read a configuration as Snakemake's ``--configfile`` does: a later file's keys count.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: as `read_config`, or for a file that is no YAML of sections and keys.
+    """
+    # Only here: the environment that VBench runs in has neither.
+    import yaml
+    from snakemake.utils import update_config
+
+    values: dict[str, Any] = {}
+    for file in map(Path, files):
+        if not file.is_file():
+            raise FileNotFoundError(f"configuration {file} does not exist")
+        try:
+            section = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise ValueError(f"{file}: cannot be read as YAML ({error})") from None
+        if not isinstance(section, dict):
+            raise ValueError(f"{file}: found {type(section).__name__}, expected sections and keys")
+        update_config(values, section)
+    return read_config(values)
 
 
 def prompt_counts(config: Config) -> dict[str, dict[str, int]]:

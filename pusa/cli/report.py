@@ -66,6 +66,39 @@ def claims(
 
 
 @app.command()
+def price(
+    out: Path,
+    configfile: Annotated[
+        list[Path],
+        typer.Option(help="The configuration; of several, a later one's keys count."),
+    ] = [Path("config/config.yaml")],  # noqa: B006
+    pilot: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of an earlier run's scores, results/RUN/scores/tables, whose variance is "
+            "taken where this run has none yet."
+        ),
+    ] = None,
+    pilot_experiments: Annotated[
+        Path | None, typer.Option(help="Experiments sheet of that run, if it had another.")
+    ] = None,
+) -> None:
+    """Tell what would decide each claim, in videos and GPU-hours: OUT as .csv, .md and .html."""
+    from pusa.config import read_config_files
+    from pusa.layout import read_layout
+    from pusa.report.captions import describe_scale
+    from pusa.report.price import describe_prices, price_claims, write_prices
+
+    if pilot_experiments and not pilot:
+        raise ValueError("--pilot-experiments goes with --pilot, found it alone")
+    layout = read_layout(read_config_files(configfile))
+    prices = price_claims(layout, pilot, pilot_experiments)
+    scale = describe_scale(layout, "tables")
+    write_prices(prices, layout.config.score.scorer, out, scale)
+    print(f"{describe_prices(prices)} In {out.with_suffix('.md')}")
+
+
+@app.command()
 def gallery(
     out: Path,
     samples: Annotated[list[Path], typer.Argument(help="Folders of videos, or of such folders.")],

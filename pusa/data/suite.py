@@ -198,7 +198,7 @@ def choose_subset(kinds: list[str], counts: dict[str, int]) -> list[int]:
 
 
 def _spread_order(count: int) -> list[int]:
-    """The numbers from 0, each far from those before it: 0, a half, a quarter, three quarters, …
+    """The numbers under ``count``, each far from those before: 0, a half, a quarter, and so on.
 
     Their order by their bits read backwards (van der Corput's); of the first so many, the gaps
     between neighbours differ by a factor of two at most, but for the last.

@@ -109,14 +109,16 @@ class Claim(_Statement):
     source: str
     needs: Literal["all", "most"] = "all"
 
+    def needed(self, comparisons: int) -> int:
+        """How many of so many comparisons have to hold; it fails once no more as many can."""
+        return comparisons // 2 + 1 if self.needs == "most" else comparisons
+
     def judge(self, verdicts: list[str]) -> str:
         """The claim's verdict from those of its comparisons; what is unknown may not matter."""
-        holds, fails, needed = verdicts.count(HOLDS), verdicts.count(FAILS), len(verdicts)
-        if self.needs == "most":
-            needed = needed // 2 + 1
-        if holds >= needed:
+        needed = self.needed(len(verdicts))
+        if verdicts.count(HOLDS) >= needed:
             return HOLDS
-        if fails > len(verdicts) - needed:
+        if verdicts.count(FAILS) > len(verdicts) - needed:
             return FAILS
         return next((v for v in (NOT_RUN, NOT_PUBLISHED) if v in verdicts), UNDECIDED)
 

@@ -10,7 +10,7 @@ from textwrap import shorten
 
 from pusa.clip import count_latent_frames
 from pusa.config import Clip, Model
-from pusa.experiments import WAN_I2V, prompt_sets
+from pusa.experiments import WAN_I2V, Setting, prompt_sets
 from pusa.layout import Layout
 from pusa.models.folder import read_part
 
@@ -62,6 +62,16 @@ def find_shape(model: Model) -> Shape | None:
         dim = config["num_attention_heads"] * config["attention_head_dim"]
         return Shape(dim, config["ffn_dim"], config["num_layers"])
     return KNOWN_SHAPES.get(model.repo or "")
+
+
+def video_hours(layout: Layout, setting: Setting) -> float | None:
+    """GPU-hours of sampling a video of a setting; None where the plan does not know them."""
+    shape, tflops = find_shape(layout.config.model), layout.config.cost.tflops
+    if setting.steps is None:
+        return 0.0  # nothing is sampled
+    if shape is None or tflops is None:
+        return None
+    return _video_flops(layout, shape, setting) / (tflops * 1e12 * 3600)
 
 
 def describe_plan(layout: Layout) -> str:
@@ -124,16 +134,10 @@ def _describe_guidance(layout: Layout) -> str:
 
 
 def _describe_hours(layout: Layout, shape: Shape, videos: dict[str, int]) -> list[str]:
-    config, train, cost = layout.config, layout.config.train, layout.config.cost
-    forward = shape.forward_flops(_count_tokens(config.clip), config.clip.text_tokens)
-    sampling = 0.0  # a Wan-I2V is of the base's size
-    for name, n in videos.items():
-        setting = layout.settings["tables"][name]
-        if setting.steps is None:
-            continue
-        section = config.baseline if setting.model == WAN_I2V else config.sample
-        passes = 2 if section.guidance_scale > 1 else 1
-        sampling += forward * passes * setting.steps * n
+    train, cost = layout.config.train, layout.config.cost
+    forward = _forward_flops(layout, shape)
+    settings = layout.settings["tables"]
+    sampling = sum(n * _video_flops(layout, shape, settings[name]) for name, n in videos.items())
     step = TRAINING_PASSES + (1 if train.gradient_checkpointing else 0)
     iterations = sum(layout.runs[name].iterations[-1] for name in layout.runs_of("tables"))
     training = iterations * train.total_batch * step * forward
@@ -147,6 +151,18 @@ def _describe_hours(layout: Layout, shape: Shape, videos: dict[str, int]) -> lis
         f"about {sum(hours):,.0f} GPU-hours{price} at {cost.tflops:g} TFLOP/s (cost.tflops): "
         f"training {hours[0]:,.0f}, sampling {hours[1]:,.0f}; scoring is not in the estimate"
     ]
+
+
+def _video_flops(layout: Layout, shape: Shape, setting: Setting) -> float:
+    """Of sampling a video; a Wan-I2V is of the base's size."""
+    section = layout.config.baseline if setting.model == WAN_I2V else layout.config.sample
+    passes = 2 if section.guidance_scale > 1 else 1
+    return _forward_flops(layout, shape) * passes * (setting.steps or 0)
+
+
+def _forward_flops(layout: Layout, shape: Shape) -> float:
+    clip = layout.config.clip
+    return shape.forward_flops(_count_tokens(clip), clip.text_tokens)
 
 
 def _describe_disk(layout: Layout, shape: Shape, videos: dict[str, int], merged: int) -> list[str]:

@@ -73,6 +73,22 @@ class Study:
             if self.scores.keys() >= set(pair)
         ]
 
+    def pool(self, before: dict, after: dict) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+        """Score tables of two rows of the sheet, on the prompts that both ask for.
+
+        Returns:
+            The two, with several training seeds as more samples of the same prompts; None if one of
+            the rows was not run.
+        """
+        pairs = self.pairs(before, after)
+        if not pairs:
+            return None
+        samples = 1 + max(videos["sample"].max() for pair in pairs for videos in pair)
+        return tuple(
+            pd.concat(v.assign(sample=v["sample"] + i * samples) for i, v in enumerate(side))
+            for side in zip(*pairs, strict=True)
+        )
+
     def differences(
         self, before: dict, after: dict, measures: Sequence[str] = METRICS
     ) -> dict[str, Interval] | None:
@@ -82,15 +98,8 @@ class Study:
             `difference_intervals` by measure, in per cent; None if one of the rows was not run.
             Several training seeds count as more samples of the same prompts.
         """
-        pairs = self.pairs(before, after)
-        if not pairs:
-            return None
-        samples = 1 + max(videos["sample"].max() for pair in pairs for videos in pair)
-        pooled = [
-            pd.concat(v.assign(sample=v["sample"] + i * samples) for i, v in enumerate(side))
-            for side in zip(*pairs, strict=True)
-        ]
-        return difference_intervals(*pooled, measures)
+        pooled = self.pool(before, after)
+        return pooled and difference_intervals(*pooled, measures)
 
 
 def read_study(

@@ -107,6 +107,7 @@ def test_end_to_end(mini):
         "gather_scores",
         "make_tables",
         "claims",
+        "price_claims",
         "measure_effects",
         "record_provenance",
         "make_overview",
@@ -191,6 +192,40 @@ def test_full_fine_tuning(mini, tmp_path):
     assert not (tmp_path / "results/merged").exists()
 
 
+@pytest.mark.slow
+def test_a_study_that_grows_keeps_what_it_has(tmp_path):
+    """More prompts and samples, otherwise divided among jobs: only the rest is made and scored."""
+    name = "base-i2v-steps2"
+    results = tmp_path / "results"
+    scores = results / f"scores/tables/{name}.csv"
+    per_job = {"videos_per_job": 4}
+
+    def grow(counts, samples):
+        """Videos by the time they were written, their scores, and how many were scored anew."""
+        config = write_mini(
+            results,
+            suite={"subset": counts},
+            effects={"prompts": {"subject": 4, "background": 2, "camera": 2}},
+            sample=per_job | {"samples": samples},
+            score=per_job,
+        )
+        done = snakemake(config, "--", str(scores))
+        assert done.returncode == 0, done.stdout[-4000:]
+        videos = (results / f"samples/tables/{name}").glob("*.mp4")
+        logs = (results / f"logs/score_videos/tables/{name}/all").glob("*.log")
+        ends = [re.findall(r"100%.* (\d+)/\d+ ", log.read_text()) for log in logs]
+        table = pd.read_csv(scores).set_index(["file", "dimension"])
+        return {v: v.stat().st_mtime_ns for v in videos}, table, sum(int(e[-1]) for e in ends if e)
+
+    videos, table, scored = grow({"subject": 2, "background": 2, "camera": 2}, 1)
+    assert len(videos) == scored == 6
+    more_videos, more, scored = grow({"subject": 3, "background": 2, "camera": 2}, 2)
+    assert len(more_videos) == 14
+    assert scored == 8
+    assert videos == {file: more_videos[file] for file in videos}
+    pd.testing.assert_frame_equal(more.loc[table.index], table)
+
+
 #: One file of each kind, and the rule that makes it.
 DELETED = {
     "dataset/metadata.csv": "render_dataset",
@@ -217,6 +252,7 @@ DELETED = {
     "tables/costs.csv": "measure_costs",
     "tables/table2.tex": "make_tables",
     "tables/claims.md": "claims",
+    "tables/price.csv": "price_claims",
     "tables/audit.csv": "audit",
     "tables/provenance.json": "record_provenance",
     "tables/overview.html": "make_overview",

@@ -95,6 +95,34 @@ rule claims:
         " --caption {params.caption:q} &> {log:q}"
 
 
+rule price_claims:
+    input:
+        claims=CLAIMS,
+        experiments=CONFIG.experiments,
+        scores=FILES.score_files("tables"),
+        table1=PUBLISHED[1],
+        table2=PUBLISHED[2],
+    output:
+        multiext(FILES.path("tables/price"), ".csv", ".md"),
+        html=report(
+            FILES.path("tables/price.html"),
+            caption="../report/price.rst",
+            category="2. The paper's claims",
+            labels={"what": "What would decide the claims"},
+        ),
+    log:
+        FILES.log("price_claims"),
+    conda:
+        "../../envs/pusa.yaml"
+    resources:
+        **SMALL,
+    params:
+        config=CONFIG.model_dump(exclude_none=True),
+        caption=CAPTION,
+    script:
+        "../scripts/price_claims.py"
+
+
 rule measure_costs:
     input:
         FILES.benchmarks,
