@@ -48,7 +48,7 @@ rule all:
         rules.make_tables.output,
         rules.audit.output,
         rules.claims.output,
-        rules.price_claims.output,
+        rules.price.output,
         rules.record_provenance.output,
         expand(rules.measure_effects.output, study="tables"),
         FIGURE_FILES,

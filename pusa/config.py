@@ -164,7 +164,7 @@ class Suite(Settings):
     there."""
     subset: SubsetCounts | None = None
     """How many `subject`, `background` and `camera` prompts stand for the sheet's `subset`, spread
-    evenly over the suite."""
+    evenly over the suite; fewer are among more, so that it can be raised step by step."""
 
     @model_validator(mode="after")
     def _has_subset(self) -> Self:

@@ -193,7 +193,7 @@ def extend_scores(
     table, record = score(rest) if len(rest) else (nothing, today)
     if kept.empty:
         return table, record
-    used = {*devices, *(_devices(record) if len(rest) else [])}
+    used = {*devices, *(_devices(record) if len(table) else [])}
     record = {key: value for key, value in record.items() if key != "device"}
     table = pd.concat([kept, table]) if len(table) else kept
     table = table.sort_values(["index", "sample"], kind="stable", ignore_index=True)

@@ -95,7 +95,7 @@ rule claims:
         " --caption {params.caption:q} &> {log:q}"
 
 
-rule price_claims:
+rule price:
     input:
         claims=CLAIMS,
         experiments=CONFIG.experiments,
@@ -111,7 +111,7 @@ rule price_claims:
             labels={"what": "What would decide the claims"},
         ),
     log:
-        FILES.log("price_claims"),
+        FILES.log("price"),
     conda:
         "../../envs/pusa.yaml"
     resources:
