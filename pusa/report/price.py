@@ -26,7 +26,7 @@ from pusa.report.plan import video_hours
 from pusa.report.study import NOT_VBENCH, Study, read_study
 from pusa.report.tables import read_published
 from pusa.score.arithmetic import needed_dimensions, setting_scores
-from pusa.score.intervals import FAILS, HOLDS, UNDECIDED
+from pusa.score.intervals import DECIMALS, FAILS, HOLDS, UNDECIDED
 from pusa.score.power import (
     POWER,
     PRECISION,
@@ -250,19 +250,22 @@ def price_claims(
         about = {"number": number, "claim": claim.claim, "source": claim.source}
         priced.append(about | {"here": found["claim_here"].iloc[0]} | price)
         compared += [{"number": number} | row for row in comparisons]
-        videos |= {s: max(n, videos.get(s, 0)) for s, n in wanted.items()}
+        for setting, more in wanted.items():
+            before = videos.setdefault(setting, {})
+            before |= {kind: max(n, before.get(kind, 0)) for kind, n in more.items()}
+    totals = {setting: sum(more.values()) for setting, more in videos.items()}
     return Prices(
         pd.DataFrame(priced, columns=COLUMNS),
         pd.DataFrame(compared, columns=COMPARED),
-        {setting.name: n for setting, n in videos.items()},
-        *_cost(layout, videos),
+        {setting.name: n for setting, n in totals.items()},
+        *_cost(layout, totals),
     )
 
 
 def _price(
     claims: Claims, claim: Claim, found: pd.DataFrame, layout: Layout, pilots: list[_Pilot]
-) -> tuple[dict, list[dict], dict[Setting, int]]:
-    """A claim's price, its comparisons, and more videos of each setting."""
+) -> tuple[dict, list[dict], dict[Setting, dict[str, int]]]:
+    """A claim's price, its comparisons, and more videos of each setting by their prompts' kind."""
     study = pilots[0].study
     if found["claim_here"].iloc[0] in (HOLDS, FAILS):
         return {"videos": 0, "gpu_hours": 0.0, "note": "decided"}, [], {}
@@ -307,19 +310,23 @@ def _price(
     more = {}
     for name, row in rows.items():
         have = _count(study.videos(row))
-        lacking = [n * samples - have.get(kind, 0) for kind, n in counts.items()]
-        if any(n > 0 for n in lacking):
-            more[name] = sum(n for n in lacking if n > 0)
+        lacking = {kind: n * samples - have.get(kind, 0) for kind, n in counts.items()}
+        if lacking := {kind: n for kind, n in lacking.items() if n > 0}:
+            more[name] = lacking
     if size is None or not more:
         prompts = " + ".join(f"{n:,} {kind}" for kind, n in counts.items())
-        notes.append(f"not decided by {prompts} prompts with {samples} sample(s) each either")
+        notes.append(
+            f"not decided by {prompts} prompts with {samples} sample(s) each either, but in "
+            f"{outcome.share:.0%} of studies"
+        )
         notes += [] if several else ["one sample of each does not tell what more would do"]
         return told | {"note": "; ".join(notes)}, compared, {}
-    wanted = {rows[name]["setting"]: n for name, n in more.items()}
-    hours, usd = _cost(layout, wanted)
-    told |= counts | {"samples": samples, "videos": sum(wanted.values())}
-    told["rows"] = "; ".join(f"{name}: {n}" for name, n in more.items())
-    told["settings"] = "; ".join(f"{setting.name}: {n}" for setting, n in wanted.items())
+    wanted = {rows[name]["setting"]: lacking for name, lacking in more.items()}
+    totals = {setting: sum(lacking.values()) for setting, lacking in wanted.items()}
+    hours, usd = _cost(layout, totals)
+    told |= counts | {"samples": samples, "videos": sum(totals.values())}
+    told["rows"] = "; ".join(f"{name}: {sum(n.values())}" for name, n in more.items())
+    told["settings"] = "; ".join(f"{setting.name}: {n}" for setting, n in totals.items())
     return told | {"gpu_hours": hours, "usd": usd, "note": "; ".join(notes)}, compared, wanted
 
 
@@ -371,7 +378,7 @@ def _assume(
             taken.append(PUBLISHED_DIFFERENCE)
         else:
             right, left = (setting_scores(v, [column])[column] for v in pairs[c.left, c.right])
-            differences.append(left - right)
+            differences.append(round(left - right, DECIMALS))
             taken.append(seen)
     return np.array(differences), taken
 

@@ -126,11 +126,14 @@ def test_a_claim_needs_all_its_comparisons(study):
     subject, background = {"i2v_subject": "ours > base + 1"}, {"i2v_background": "ours > base + 1"}
     compare = [subject, background, subject | background]
     layout = study(compare, {"ours": 1.9, "base": 0})
-    one, other, both = price_claims(layout).claims.to_dict("records")
+    prices = price_claims(layout)
+    one, other, both = prices.claims.to_dict("records")
     assert both["subject"] >= one["subject"]
     assert both["background"] >= other["background"]
     assert both["videos"] >= one["videos"] + other["videos"]
     assert np.isnan(both["camera"])
+    # together they cost as much as the dearest of each kind
+    assert sum(prices.videos.values()) == both["videos"]
     three = {"i2v_subject": ["ours > base + 1", "base < ours - 1", "ours > base + 2"]}
     compare = [{"needs": "most", "compare": three}, {"needs": "all", "compare": three}]
     layout = study(compare, {"ours": 1.9, "base": 0})
