@@ -442,6 +442,40 @@ class Cost(Settings):
     """Sustained TFLOP/s of one GPU, for the plan's estimate of GPU-hours."""
 
 
+class Resources(Settings):
+    """What a job can have."""
+
+    gpu_memory: Annotated[float, Field(gt=0)] = 80
+    """Of one GPU, in GiB, as its name tells it: 24, 48, 80, 141. A training that cannot fit is
+    refused; with `device: cpu` nothing is counted."""
+
+
+class MemorySettings(Clip, Resources):
+    """What decides the memory that one GPU needs."""
+
+    text_tokens: Positive = 512
+    method: Literal["lora", "full"] = "lora"
+    """A LoRA on ZeRO-2, or the whole transformer on ZeRO-3."""
+    rank: Positive | None = None
+    """Of a LoRA; without one, and by the first method, nothing is trained."""
+    processes: Positive = 1
+    """Processes of a training on all nodes, each with a GPU."""
+    total_batch: Positive = 8
+    """Clips per iteration over all processes."""
+    micro_batch: Positive | None = None
+    """Clips per process and forward pass; what `total_batch` leaves each, if absent."""
+    gradient_checkpointing: bool = True
+    """Compute activations again instead of keeping them."""
+    dtype: Dtype = "bfloat16"
+    """Of the base that is trained; LoRA weights are float32."""
+    offload: bool = False
+    """Keep the optimizer's state in the host's memory."""
+    sample_dtype: Dtype = "bfloat16"
+    """Of the model that is sampled."""
+    batch_size: Positive = 1
+    """Videos per forward pass of sampling."""
+
+
 class Config(Settings):
     """A whole configuration."""
 
@@ -464,6 +498,7 @@ class Config(Settings):
     tasks: Tasks = Tasks()
     effects: Effects = Effects()
     cost: Cost = Cost()
+    resources: Resources = Resources()
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Self:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pusa.config import Config, TrainSettings, prompt_counts
+from pusa.config import Config, MemorySettings, TrainSettings, prompt_counts
 from pusa.data.listed import GALLERY
 from pusa.data.suite import INFO_FILE
 from pusa.experiments import (
@@ -149,6 +149,21 @@ class Layout:
             iterations=list(run.iterations),
             p_async=model.p_async,
             objective=model.objective or train.objective,
+        )
+
+    @property
+    def memory_settings(self) -> MemorySettings:
+        """What decides the memory of a GPU; of all trainings that of the highest rank."""
+        config, train, sample = self.config, self.config.train, self.config.sample
+        return train.part(
+            MemorySettings,
+            **config.clip.model_dump(),
+            **config.resources.model_dump(),
+            method=train.method if self.runs else "lora",
+            rank=max((run.rank for run in self.runs.values() if run.rank), default=None),
+            processes=train.nodes * train.processes,
+            sample_dtype=sample.dtype,
+            batch_size=sample.batch_size,
         )
 
     def subset(self, study: str) -> dict[str, int]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from pusa.cli.options import Device, app, choose_device, takes_settings
-from pusa.config import TrainSettings
+from pusa.config import MemorySettings, TrainSettings
 
 
 @app.command()
@@ -30,6 +30,30 @@ def train(
     from pusa.train import loop
 
     loop.train(cache, transformer, out, settings, state=state, minutes=minutes)
+
+
+@app.command()
+@takes_settings
+def memory(
+    settings: MemorySettings,
+    model: Annotated[
+        str, typer.Argument(help="Model folder, or a known repository, which is not read.")
+    ] = "Wan-AI/Wan2.1-T2V-14B-Diffusers",
+) -> None:
+    """Count what one GPU must hold to train, sample, encode and decode with MODEL.
+
+    It takes seconds, and neither a GPU nor weights. A training that does not fit is an error,
+    which says what would help.
+    """
+    from pusa import memory as counting
+
+    transformer, vae = counting.read_sizes(model)
+    trains = settings.method == "full" or settings.rank is not None
+    step = counting.count_step(transformer, settings) if trains else None
+    for line in counting.describe_memory(transformer, vae, settings, step):
+        print(line)
+    if step is not None:
+        counting.require_fit(transformer, settings, step)
 
 
 @app.command()

@@ -4,6 +4,8 @@ Estimates count the transformer's floating-point operations and nothing else: no
 encoder, scoring or waiting. They are there to tell a day from a month.
 """
 
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
@@ -104,6 +106,28 @@ def describe_plan(layout: Layout) -> str:
         lines += _describe_hours(layout, shape, videos)
         lines += _describe_disk(layout, shape, videos, merged)
     return "\n  ".join(["What this configuration takes from nothing:", *lines])
+
+
+def describe_memory(layout: Layout) -> str:
+    """What one GPU must hold, a few lines; empty if the model is not known.
+
+    Counted by `pusa memory` in a process of its own: what it imports takes long, and sets variables
+    of the environment that Snakemake would hand on to its jobs.
+
+    Raises:
+        ValueError: if a training cannot fit; it says what would help.
+    """
+    model, settings = layout.config.model, layout.memory_settings
+    parts = (Path(model.path, part, "config.json") for part in ("transformer", "vae"))
+    name = model.path if all(file.is_file() for file in parts) else model.repo
+    if name != model.path and name not in KNOWN_SHAPES:
+        return ""
+    command = [sys.executable, "-m", "pusa", "memory", "--settings", settings.model_dump_json()]
+    done = subprocess.run([*command, "--", name], capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(done.stderr.rpartition("error: ")[2].strip())
+    heading = f"What one GPU must hold, of resources.gpu_memory {settings.gpu_memory:g} GiB:"
+    return "\n  ".join([heading, *done.stdout.splitlines()])
 
 
 def _describe_prompts(layout: Layout) -> list[str]:

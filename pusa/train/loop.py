@@ -284,6 +284,11 @@ def _require_saved(settings: TrainSettings, state: Path, start: int) -> None:
 def _load_model(settings: TrainSettings, transformer, device: torch.device) -> torch.nn.Module:
     torch.manual_seed(settings.seed)  # of the LoRA's first weights
     model = load_transformer(transformer, getattr(torch, settings.dtype), device).train()
+    return prepare(model, settings)
+
+
+def prepare(model: torch.nn.Module, settings: TrainSettings) -> torch.nn.Module:
+    """Give a transformer what is trained of it, a LoRA or all weights, and checkpointing."""
     if settings.method == "lora":
         model.requires_grad_(False)
         model.add_adapter(

@@ -17,7 +17,7 @@ from pusa.config import (
 from pusa.experiments import BOUNDS, WAN_I2V
 from pusa.layout import CLAIMS, PUBLISHED, read_layout
 from pusa.report import captions
-from pusa.report.plan import describe_plan
+from pusa.report.plan import describe_memory, describe_plan
 from pusa.data.listed import GALLERY, lost_files, take_away
 from pusa.processes import describe, end_orphans, find_workflows
 from pusa.slurm import be_patient
@@ -171,6 +171,13 @@ if workflow.is_main_process:
         *("cleanup_metadata", "delete_all_output", "delete_temp_output"),
     )
     if not any(getattr(arguments, mode) for mode in looks):
+        if CONFIG.device == "cuda" and (arguments.dryrun or TRAINED):
+            try:
+                memory = describe_memory(FILES)
+            except ValueError as error:
+                raise WorkflowError(str(error))
+            if arguments.dryrun:
+                print(memory, file=sys.stderr)
         if not arguments.dryrun and not find_workflows():
             try:
                 end_orphans()
