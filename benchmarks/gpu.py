@@ -424,39 +424,29 @@ def adapt(model, rank: int):
 
 
 def count_training_gib(clip: str, blocks: int, rank: int, *, offload: bool) -> float:
-    """Memory of a training step, counted on the meta device.
+    """Memory of a training step, counted on the meta device as `pusa memory` does."""
+    from pusa.config import MemorySettings
+    from pusa.memory import add_deepspeed, count_step
 
-    Weights, the LoRA's weights, gradients and moments, each block's input, and what one block keeps
-    for its backward pass.
-    """
-    model = adapt(build(1, device=torch.device("meta")).train(), rank)
-    frozen = sum(p.nbytes for p in model.blocks.parameters() if not p.requires_grad)
-    trained = sum(p.nbytes for p in model.blocks.parameters() if p.requires_grad)
-    outside = sum(p.nbytes for p in model.parameters()) - frozen - trained
-    frames, height, width = latent_size(clip)
-    tokens = height * width // 4
-    hidden = torch.empty(1, frames, tokens, DIM, device="meta", dtype=DTYPE, requires_grad=True)
-    kept: dict[int, int] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        kept[id(storage)] = storage.nbytes()
-        alive.append(storage)
-        return tensor
-
-    alive: list = []  # so that no two storages have one identity
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model.blocks[0](
-            hidden,
-            torch.empty(1, TEXT, DIM, device="meta", dtype=DTYPE),
-            torch.empty(1, frames, 6, DIM, device="meta", dtype=DTYPE),
-            tuple(torch.empty(1, frames * tokens, 1, HEAD, device="meta") for _ in range(2)),
-        )
-    own = {id(p.untyped_storage()) for p in model.parameters()}
-    block = sum(n for storage, n in kept.items() if storage not in own)
-    states = 2 if offload else 4  # weights and gradients, and AdamW's two moments
-    total = outside + blocks * (frozen + states * trained + hidden.nbytes) + block
-    return total / 2**30
+    frames, height, width = CLIPS[clip]
+    settings = MemorySettings(
+        frames=frames,
+        height=height,
+        width=width,
+        text_tokens=TEXT,
+        rank=rank,
+        total_batch=1,
+        offload=offload,
+    )
+    transformer = {
+        "num_attention_heads": DIM // HEAD,
+        "attention_head_dim": HEAD,
+        "ffn_dim": FFN,
+        "num_layers": blocks,
+        "in_channels": 16,
+        "text_dim": TEXT_ENCODER["d_model"],
+    }
+    return sum(add_deepspeed(count_step(transformer, settings), settings).values())
 
 
 def measure_vae(_: int) -> Rows:

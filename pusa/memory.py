@@ -137,7 +137,9 @@ def _count_step(
     transformer: dict[str, Any], settings: MemorySettings, layers: int
 ) -> tuple[int, int, int, int]:
     train = settings.part(TrainSettings, iterations=[1])
-    model = loop.prepare(build_transformer(transformer, train.dtype, layers).train(), train)
+    model = build_transformer(transformer, train.dtype, layers).train()
+    with torch.device("meta"):
+        model = loop.prepare(model, train)
     trained = [p for p in model.parameters() if p.requires_grad]
     for parameter in trained:
         parameter.register_post_accumulate_grad_hook(_forget_gradient)

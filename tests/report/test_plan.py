@@ -16,6 +16,7 @@ from pusa.layout import read_layout
 from pusa.report.plan import (
     KNOWN_SHAPES,
     Shape,
+    describe_memory,
     describe_plan,
     find_shape,
 )
@@ -250,3 +251,39 @@ def test_full_training_saves_transformers_and_merges_none(tmp_path):
     assert sizes["trained transformers"] * 1e9 == pytest.approx(4 * shape.parameters, rel=0.05)
     assert "merged checkpoint that waits" not in text
     assert "LoRAs" not in sizes
+
+
+# What a GPU must hold
+
+
+def test_memory_is_of_the_highest_rank():
+    config = load("config.yaml")
+    config["train"] |= {"nodes": 2, "processes": 4}
+    config["resources"] = {"gpu_memory": 48}
+    settings = read_layout(read_config(config)).memory_settings
+    assert (settings.rank, settings.processes, settings.gpu_memory) == (512, 8, 48)
+    clip = config["clip"]
+    assert all(getattr(settings, key) == clip[key] for key in clip)
+    train = read_config(config).train
+    for key in ("method", "dtype", "gradient_checkpointing", "offload", "micro_batch"):
+        assert getattr(settings, key) == getattr(train, key)
+
+
+def test_nothing_is_trained_with_a_released_lora():
+    settings = read_layout(read_config(load("released.yaml"))).memory_settings
+    assert (settings.method, settings.rank) == ("lora", None)
+
+
+def test_a_training_that_cannot_fit_is_refused():
+    config = load("demo.yaml")
+    config["resources"] = {"gpu_memory": 2.5}
+    with pytest.raises(
+        ValueError, match=r"^training of rank 64 at 64x64x33 on 1 GPU takes .* CUDA"
+    ):
+        describe_memory(read_layout(read_config(config)))
+
+
+def test_memory_of_an_unknown_model_is_not_counted():
+    config = load("config.yaml")
+    config["model"] |= {"repo": "a/b", "path": "nowhere"}
+    assert describe_memory(read_layout(read_config(config))) == ""

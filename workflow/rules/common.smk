@@ -171,7 +171,8 @@ if workflow.is_main_process:
         *("cleanup_metadata", "delete_all_output", "delete_temp_output"),
     )
     if not any(getattr(arguments, mode) for mode in looks):
-        if CONFIG.device == "cuda" and (arguments.dryrun or TRAINED):
+        trains = not all(Path(f).exists() for f in FILES.trained_files("tables"))
+        if CONFIG.device == "cuda" and (arguments.dryrun or trains):
             try:
                 memory = describe_memory(FILES)
             except ValueError as error:
