@@ -354,7 +354,7 @@ def require_fit(transformer: dict[str, Any], settings: MemorySettings, step: Ste
     raise ValueError(
         f"{_name(settings)} takes {needed:.1f} GiB of each, expected at most "
         f"{settings.gpu_memory - RESERVED_GIB:g}: resources.gpu_memory {settings.gpu_memory:g} but "
-        f"for the {RESERVED_GIB:g} of CUDA; what helps: {', '.join(helps)}"
+        f"for the {RESERVED_GIB:g} of CUDA; what helps: {', '.join(helps) or 'no key'}"
     )
 
 
