@@ -362,10 +362,16 @@ def measure_training(blocks: int) -> Rows:
     loop._join_processes()
     rows = []
     for clip in CLIPS:
-        for rank, offload in ((RANKS[0], False), (RANKS[0], True), (RANKS[1], False)):
-            row = {"clip": clip, "rank": rank, "offload": offload}
+        for rank, lora_dtype, offload in (
+            (RANKS[0], "bfloat16", "activations"),  # the authors'
+            (RANKS[0], "bfloat16", "none"),
+            (RANKS[0], "bfloat16", "both"),
+            (RANKS[0], "float32", "none"),
+            (RANKS[1], "bfloat16", "none"),
+        ):
+            row = {"clip": clip, "rank": rank, "LoRA": lora_dtype, "offload": offload}
             try:
-                row |= _train_once(clip, rank, blocks, offload=offload)
+                row |= _train_once(clip, blocks, rank, lora_dtype, offload)
             except torch.OutOfMemoryError:
                 row["note"] = "out of memory"
             rows.append(row)
@@ -374,7 +380,9 @@ def measure_training(blocks: int) -> Rows:
     return rows
 
 
-def _train_once(clip: str, rank: int, blocks: int, *, offload: bool) -> dict[str, float]:
+def _train_once(
+    clip: str, blocks: int, rank: int, lora_dtype: str, offload: str
+) -> dict[str, float]:
     from pusa.config import TrainSettings
     from pusa.train import loop
 
@@ -384,16 +392,18 @@ def _train_once(clip: str, rank: int, blocks: int, *, offload: bool) -> dict[str
         total_batch=1,
         micro_batch=1,
         dtype="bfloat16",
+        lora_dtype=lora_dtype,
         offload=offload,
         gradient_checkpointing=True,
     )
-    engine, _ = loop._start_engine(settings, adapt(build(blocks).train(), rank), 1)
+    engine, _ = loop._start_engine(settings, loop.prepare(build(blocks).train(), settings), 1)
     inputs = make_inputs(clip)
     x0, prompt = inputs["hidden_states"].float(), inputs["encoder_hidden_states"]
 
     def step() -> None:
         sigma = inputs["timestep"] / 1000
-        loss = loop._loss(engine, x0, torch.randn_like(x0), sigma, prompt, settings)
+        with loop._offloaded(settings, engine.device):
+            loss = loop._loss(engine, x0, torch.randn_like(x0), sigma, prompt, settings)
         engine.backward(loss)
         engine.step()
 
@@ -403,27 +413,13 @@ def _train_once(clip: str, rank: int, blocks: int, *, offload: bool) -> dict[str
         # Forward, forward again, and the gradients of activations, which take two forwards.
         "of ceiling": 4 * _flop_seconds(clip, blocks) / seconds,
         "GiB": peak_gib(step),
-        "GiB counted": count_training_gib(clip, blocks, rank, offload=offload),
+        "GiB counted": count_training_gib(clip, blocks, rank, lora_dtype, offload),
     }
     engine.destroy()
     return measured
 
 
-def adapt(model, rank: int):
-    """Add a LoRA as training does."""
-    from peft import LoraConfig
-
-    from pusa.train.loop import TARGETS
-
-    model.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS)))
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    model.enable_gradient_checkpointing()
-    return model
-
-
-def count_training_gib(clip: str, blocks: int, rank: int, *, offload: bool) -> float:
+def count_training_gib(clip: str, blocks: int, rank: int, lora_dtype: str, offload: str) -> float:
     """Memory of a training step, counted on the meta device as `pusa memory` does."""
     from pusa.config import MemorySettings
     from pusa.memory import add_deepspeed, count_step
@@ -436,6 +432,7 @@ def count_training_gib(clip: str, blocks: int, rank: int, *, offload: bool) -> f
         text_tokens=TEXT,
         rank=rank,
         total_batch=1,
+        lora_dtype=lora_dtype,
         offload=offload,
     )
     transformer = {

@@ -19,6 +19,7 @@ from pusa.settings import Settings, section_of
 
 Dtype = Literal["float32", "bfloat16"]
 Objective = Literal["paper", "authors"]
+Offload = Literal["none", "activations", "optimizer", "both"]
 Text = Annotated[str, Field(min_length=1)]
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -244,13 +245,25 @@ class Training(Settings):
     gradient_checkpointing: bool = False
     """Compute activations again instead of keeping them: memory for time."""
     dtype: Dtype = "float32"
-    """Of the frozen base, or of the computation in full fine-tuning; LoRA weights are float32."""
-    offload: bool = False
-    """Keep the optimizer's state in the host's memory."""
+    """Of the frozen base, or of the computation in full fine-tuning."""
+    lora_dtype: Dtype = "float32"
+    """Of a LoRA's weights; the optimizer's own are float32. The authors' are `bfloat16`."""
+    offload: Offload = "none"
+    """What is moved to the host's memory: the inputs of checkpointed blocks, the optimizer's state,
+    or `both`."""
     checkpoint_every: Positive = 50
     """Iterations between the checkpoints that an interrupted run goes on from."""
     seed: Seed = 0
     """Of the LoRA's initialisation, the batches and their noise."""
+
+    @model_validator(mode="after")
+    def _moves_what_there_is(self) -> Self:
+        if self.offload in ("activations", "both") and not self.gradient_checkpointing:
+            raise ValueError(
+                f"offload: found {self.offload}, expected none or optimizer without "
+                "gradient_checkpointing, as a block then keeps far more than its inputs"
+            )
+        return self
 
 
 class Train(Training):
@@ -467,9 +480,11 @@ class MemorySettings(Clip, Resources):
     gradient_checkpointing: bool = True
     """Compute activations again instead of keeping them."""
     dtype: Dtype = "bfloat16"
-    """Of the base that is trained; LoRA weights are float32."""
-    offload: bool = False
-    """Keep the optimizer's state in the host's memory."""
+    """Of the base that is trained."""
+    lora_dtype: Dtype = "bfloat16"
+    """Of a LoRA's weights."""
+    offload: Offload = "none"
+    """What is moved to the host's memory."""
     sample_dtype: Dtype = "bfloat16"
     """Of the model that is sampled."""
     batch_size: Positive = 1

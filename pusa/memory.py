@@ -10,7 +10,7 @@ import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -247,7 +247,14 @@ def _micro_batch(settings: MemorySettings) -> int:
 
 
 def add_deepspeed(step: Step, settings: MemorySettings) -> dict[str, float]:
-    """GiB on each GPU by what takes them, at the moment of a training when most is needed."""
+    """GiB on each GPU by what takes them, at the moment of a training when most is needed.
+
+    What ``offload`` moves is the host's: masters, moments and gradients, and the inputs of all
+    blocks but the one at work.
+    """
+    if _moves(settings, "activations"):
+        left = step.activations - step.block * (step.layers - 1)
+        step = replace(step, activations=left, block=0)
     moments = _zero3(step, settings) if settings.method == "full" else _zero2(step, settings)
     most = max(moments, key=lambda moment: sum(moment.values()))
     return {name: size / GIB for name, size in most.items()}
@@ -258,24 +265,23 @@ def _zero2(step: Step, settings: MemorySettings) -> list[dict[str, float]]:
 
     Every process has all weights, and its share of float32 masters and moments. A backward pass
     copies gradients to a bucket of fixed size; a full one is reduced in a copy, and this process's
-    share of it goes to a buffer for all of its gradients. The optimizer's step copies that. With
-    ``offload`` masters, moments and gradients are the host's.
+    share of it goes to a buffer for all of its gradients. The optimizer's step copies that in float32.
     """
-    share = 0 if settings.offload else step.elements / settings.processes
+    share = 0 if _moves(settings, "optimizer") else step.elements / settings.processes
     held = {
         "weights": step.frozen,
         "LoRA": step.trained,
         "optimizer": OPTIMIZER * share,
     }
     bucket = BUCKET * step.trained / step.elements
-    gradients = GRADIENT * share
+    gradients = step.trained / step.elements * share
     # Of earlier micro-batches of an iteration, which are added to.
     earlier = gradients if settings.total_batch > settings.processes * _micro_batch(settings) else 0
     blocks = math.ceil(BUCKET / step.elements * step.layers)  # until a bucket is full
     moments = [
         held | {"gradients": bucket + earlier, "activations": step.activations},
         held | {"gradients": bucket + min(bucket, step.trained) + gradients + earlier},
-        held | {"gradients": 2 * gradients},
+        held | {"gradients": gradients + GRADIENT * share},
     ]
     if blocks < step.layers:
         left = step.activations - blocks * step.block
@@ -295,10 +301,10 @@ def _zero3(step: Step, settings: MemorySettings) -> list[dict[str, float]]:
     bucket = size * BUCKET
     gathered = size * min(LIVE, step.elements) if settings.processes > 1 else 0
     held = {"weights": size * share, "optimizer": 0, "gradients": bucket}
-    if not settings.offload:
+    if not _moves(settings, "optimizer"):
         held["optimizer"] = OPTIMIZER * share
         held["gradients"] += GRADIENT * share
-    copied = 0 if settings.offload else GRADIENT * min(SUB_GROUP, share)
+    copied = 0 if _moves(settings, "optimizer") else GRADIENT * min(SUB_GROUP, share)
     return [
         {"weights": step.trained},
         {
@@ -362,10 +368,13 @@ def _changes(settings: MemorySettings) -> Iterator[tuple[str, dict[str, Any]]]:
     """What may take less memory: in words, and as settings."""
     if not settings.gradient_checkpointing:
         yield "train.gradient_checkpointing: true", {"gradient_checkpointing": True}
-    if not settings.offload:
-        yield "train.offload: true", {"offload": True}
+    for what in ("activations", "optimizer", "both"):
+        if what != settings.offload and (settings.gradient_checkpointing or what == "optimizer"):
+            yield f"train.offload: {what}", {"offload": what}
     if settings.dtype == "float32":
         yield "train.dtype: bfloat16", {"dtype": "bfloat16"}
+    if settings.lora_dtype == "float32" and settings.method == "lora":
+        yield "train.lora_dtype: bfloat16", {"lora_dtype": "bfloat16"}
     if settings.rank and settings.rank > 1:
         rank = settings.rank // 2
         yield f"rank {rank} in the experiments sheet", {"rank": rank}
@@ -380,6 +389,10 @@ def _changes(settings: MemorySettings) -> Iterator[tuple[str, dict[str, Any]]]:
     frames = settings.frames // 8 * 4 + 1
     if frames < settings.frames:
         yield f"clip.frames: {frames}", {"frames": frames}
+
+
+def _moves(settings: MemorySettings, what: str) -> bool:
+    return settings.offload in (what, "both")
 
 
 def _name(settings: MemorySettings) -> str:
@@ -426,29 +439,33 @@ def describe_fits() -> str:
     """The table of what fits, Markdown."""
     memories, gpus = (24, 48, 80, 141), (1, 2, 4, 8)
     lines = [
-        f"| model, clip, rank | {' | '.join(f'{gib} GB' for gib in memories)} | GiB on 8 |",
+        f"| model, clip, rank, LoRA | {' | '.join(f'{m} GB' for m in memories)} | GiB on 8 |",
         f"|---|{'---|' * (len(memories) + 1)}",
     ]
     clips = {"832x480x81": (81, 480, 832), "1280x720x81": (81, 720, 1280)}
-    for model, (clip, size), rank in product(KNOWN_SHAPES, clips.items(), (256, 512)):
+    moved = ("none", "activations", "both")
+    dtypes = ("bfloat16", "float32")
+    for model, (clip, size), rank, dtype in product(
+        KNOWN_SHAPES, clips.items(), (256, 512), dtypes
+    ):
         frames, height, width = size
         settings = MemorySettings(
-            frames=frames, height=height, width=width, rank=rank, micro_batch=1
+            frames=frames, height=height, width=width, rank=rank, lora_dtype=dtype, micro_batch=1
         )
         step = count_step(read_sizes(model)[0], settings)
 
-        def count(processes: int, offload: bool, step=step, settings=settings) -> float:
+        def count(processes: int, offload: str, step=step, settings=settings) -> float:
             changed = settings.model_copy(update={"processes": processes, "offload": offload})
             return sum(add_deepspeed(step, changed).values())
 
-        def fewest(memory: int, offload: bool, count=count) -> str:
+        def fewest(memory: int, offload: str, count=count) -> str:
             fitting = (n for n in gpus if count(n, offload) + RESERVED_GIB <= memory)
             return str(next(fitting, "-"))
 
-        cells = [f"{fewest(gib, False)} / {fewest(gib, True)}" for gib in memories]
-        cells.append(" / ".join(f"{count(8, offload):.0f}" for offload in (False, True)))
+        cells = [" / ".join(fewest(gib, offload) for offload in moved) for gib in memories]
+        cells.append(" / ".join(f"{count(8, offload):.0f}" for offload in moved))
         name = model.removeprefix("Wan-AI/Wan2.1-T2V-").removesuffix("-Diffusers")
-        lines.append(f"| {name}, {clip}, {rank} | {' | '.join(cells)} |")
+        lines.append(f"| {name}, {clip}, {rank}, {dtype} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -27,7 +27,8 @@ SETTINGS = {
     "validation_clips": 1,
     "gradient_checkpointing": False,
     "dtype": "float32",
-    "offload": False,
+    "lora_dtype": "float32",
+    "offload": "none",
     "seed": 0,
 }
 

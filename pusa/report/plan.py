@@ -200,7 +200,7 @@ def _describe_disk(layout: Layout, shape: Shape, videos: dict[str, int], merged:
         sizes["trained transformers"] = 4 * saved * shape.parameters
     else:
         lora = sum(shape.lora_parameters(run.rank) * len(run.iterations) for run in runs)
-        sizes["LoRAs"] = 4 * lora
+        sizes["LoRAs"] = (2 if config.train.lora_dtype == "bfloat16" else 4) * lora
     if config.model.source == "hub":
         sizes["the model's transformer"] = 4 * shape.parameters
     if layout.has_baseline and config.baseline.source == "hub":

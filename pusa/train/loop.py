@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -297,8 +297,8 @@ def prepare(model: torch.nn.Module, settings: TrainSettings) -> torch.nn.Module:
             )
         )
         for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()  # also on a bfloat16 base
+            if parameter.requires_grad:  # of either type on a base of either
+                parameter.data = parameter.data.to(getattr(torch, settings.lora_dtype))
     if settings.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     return model
@@ -307,13 +307,13 @@ def prepare(model: torch.nn.Module, settings: TrainSettings) -> torch.nn.Module:
 def _start_engine(settings: TrainSettings, model: torch.nn.Module, world: int):
     parameters = [p for p in model.parameters() if p.requires_grad]
     on_gpu = parameters[0].is_cuda
-    if on_gpu and settings.dtype == "bfloat16":
+    if on_gpu and (settings.dtype, settings.lora_dtype) == ("bfloat16", "float32"):
         # PEFT multiplies in its weights' float32: as TF32, which has more digits than the base's
         # bfloat16 and is several times as fast.
         torch.set_float32_matmul_precision("high")
     adamw = torch.optim.AdamW(parameters, lr=settings.learning_rate, fused=on_gpu or None)
     zero = {"stage": 2 if settings.method == "lora" else 3}
-    if settings.offload:
+    if settings.offload in ("optimizer", "both"):
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": on_gpu}
     config = {
         "train_batch_size": settings.total_batch,
@@ -324,12 +324,15 @@ def _start_engine(settings: TrainSettings, model: torch.nn.Module, world: int):
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,
     }
-    if settings.method == "full":
-        # bfloat16 weights for the computation beside float32 ones for the optimizer. A LoRA's
-        # weights are float32 in either role, whatever the type of its base.
-        config["bf16"] = {"enabled": settings.dtype == "bfloat16"}
+    if (settings.dtype if settings.method == "full" else settings.lora_dtype) == "bfloat16":
+        # bfloat16 weights for the computation beside float32 ones for the optimizer.
+        config["bf16"] = {"enabled": True}
         config["data_types"] = {"grad_accum_dtype": "fp32"}
+    # DeepSpeed then casts all weights, also those that diffusers keeps in float32.
+    frozen = [(p, p.data) for p in model.parameters() if not p.requires_grad]
     engine, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=config)
+    for parameter, data in frozen:
+        parameter.data = data
     return engine, adamw
 
 
@@ -344,7 +347,8 @@ def _iterate(engine, data: LatentCache, clips: list[int], settings: TrainSetting
     losses = torch.zeros(settings.total_batch // size, dtype=torch.float64, device=engine.device)
     for n in range(process, len(losses), world):
         places = range(n * size, (n + 1) * size)
-        loss = _loss(engine, *_draw_batch(data, clips, settings, iteration, places), settings)
+        with _offloaded(settings, engine.device):
+            loss = _loss(engine, *_draw_batch(data, clips, settings, iteration, places), settings)
         engine.backward(loss)
         losses[n] = loss.detach()
         if n + world < len(losses):
@@ -370,6 +374,13 @@ def _iterate(engine, data: LatentCache, clips: list[int], settings: TrainSetting
         "gradient_norm": norm,
         "clips_per_second": settings.total_batch / (time.monotonic() - started),
     }
+
+
+def _offloaded(settings: TrainSettings, device: torch.device) -> AbstractContextManager:
+    """Where the inputs of checkpointed blocks wait for the backward pass."""
+    if settings.offload in ("activations", "both"):
+        return torch.autograd.graph.save_on_cpu(pin_memory=device.type == "cuda")
+    return nullcontext()
 
 
 def _loss(engine, x0, x1, sigma, prompt, settings: TrainSettings) -> torch.Tensor:

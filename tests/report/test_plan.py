@@ -265,7 +265,14 @@ def test_memory_is_of_the_highest_rank():
     clip = config["clip"]
     assert all(getattr(settings, key) == clip[key] for key in clip)
     train = read_config(config).train
-    for key in ("method", "dtype", "gradient_checkpointing", "offload", "micro_batch"):
+    for key in (
+        "method",
+        "dtype",
+        "lora_dtype",
+        "gradient_checkpointing",
+        "offload",
+        "micro_batch",
+    ):
         assert getattr(settings, key) == getattr(train, key)
 
 

@@ -128,7 +128,11 @@ def assert_identical(first, second):
         assert (table[["clips_per_second", "memory_gib"]] > 0).all(axis=None)
 
 
-@pytest.mark.parametrize("changes", [{}, {"offload": True}, FULL], ids=["lora", "offload", "full"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"offload": "optimizer"}, {"lora_dtype": "bfloat16"}, FULL],
+    ids=["lora", "offload", "bfloat16", "full"],
+)
 def test_goes_on_to_the_bit(tmp_path, train_here, stop_here, changes):
     """Also if fewer iterations are asked for on the way; what else is in the folder is left."""
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"

@@ -115,10 +115,55 @@ def test_accumulation_and_checkpointing_do_not_matter(one, accumulated):
     assert_same(tensors(one), tensors(accumulated))
 
 
-def test_offload_does_not_matter(one, run_here):
-    offloaded = run_here(micro_batch=4, offload=True)
+@pytest.mark.parametrize("offload", ["optimizer", "activations", "both"])
+def test_offload_does_not_matter(one, run_here, offload):
+    offloaded = run_here(micro_batch=4, offload=offload, gradient_checkpointing=True)
     assert_same(tensors(one), tensors(offloaded))
     assert_same_log(one, offloaded)
+
+
+def test_inputs_of_blocks_wait_in_the_hosts_memory(monkeypatch, run_here, model):
+    moved = []
+
+    def move(*, pin_memory):
+        assert not pin_memory  # there is no GPU to copy from
+        return torch.autograd.graph.saved_tensors_hooks(lambda t: moved.append(t) or t, lambda t: t)
+
+    monkeypatch.setattr(torch.autograd.graph, "save_on_cpu", move)
+    run_here(micro_batch=4, offload="activations", gradient_checkpointing=True)
+    sizes = [tuple(t.shape) for t in moved]
+    config = load_transformer(model / "transformer", torch.float32, "cpu").config
+    dim = config.num_attention_heads * config.attention_head_dim
+    inputs = [size for size in sizes if size[0] == 4 and size[-1] == dim and len(size) == 4]
+    assert len(inputs) >= 2 * config.num_layers  # of two iterations
+
+
+def test_bfloat16_lora(one, run_here):
+    """Its weights are rounded for the computation, and what the optimizer adds up is not."""
+    rounded = run_here(micro_batch=4, lora_dtype="bfloat16")
+    assert all(t.dtype == torch.bfloat16 for t in tensors(rounded).values())
+    a, b = (pd.read_csv(run / "training.csv") for run in (one, rounded))
+    assert list(a["loss"]) != list(b["loss"])
+    assert list(b["loss"]) == pytest.approx(list(a["loss"]), rel=0.01)
+
+
+def test_what_diffusers_keeps_in_float32_stays_so(monkeypatch, run_here):
+    seen = {}
+    start = train._start_engine
+
+    def keep(settings, model, world):
+        before = {n: p.detach().clone() for n, p in model.named_parameters() if not p.requires_grad}
+        started = start(settings, model, world)
+        after = dict(model.named_parameters())
+        for name, parameter in before.items():
+            torch.testing.assert_close(after[name], parameter, rtol=0, atol=0)
+            seen[name] = after[name].dtype
+        return started
+
+    monkeypatch.setattr(train, "_start_engine", keep)
+    run_here(micro_batch=4, dtype="bfloat16", lora_dtype="bfloat16")
+    assert {d for n, d in seen.items() if "time_embedder" in n} == {torch.float32}
+    assert {d for n, d in seen.items() if "attn1.to_q.base_layer.weight" in n} == {torch.bfloat16}
 
 
 def test_bfloat16_base(one, run_here):
@@ -170,7 +215,7 @@ def test_full_fine_tuning_on_two_processes(full, tmp_path, latent_cache, model):
 
 def test_full_fine_tuning_in_bfloat16(full, run_here):
     options = {"method": "full", "rank": None, "micro_batch": 4, "objective": "authors"}
-    run = run_here(**options, dtype="bfloat16", offload=True)
+    run = run_here(**options, dtype="bfloat16", offload="optimizer")
     saved = load_file(run / "iteration_2/diffusion_pytorch_model.safetensors")
     assert {tensor.dtype for tensor in saved.values()} == {torch.bfloat16}
     a, b = (pd.read_csv(r / "training.csv") for r in (full, run))

@@ -64,13 +64,13 @@ def test_module_answers_without_torch():
 def test_a_section_as_json_and_options_that_count_more(monkeypatch, run):
     seen = []
     monkeypatch.setattr("pusa.train.loop.train", lambda *_, **__: seen.append(_[3]))
-    section = '{"rank": 4, "iterations": [2, 4], "offload": true, "warmup": 3}'
+    section = '{"rank": 4, "iterations": [2, 4], "offload": "optimizer", "warmup": 3}'
     words = ["train", "c", "t", "o", "--state", "s", "--settings", section]
-    code, _, err = run(*words, "--rank", 2, "--no-offload", "--device", "cpu")
+    code, _, err = run(*words, "--rank", 2, "--offload", "none", "--device", "cpu")
     assert code == 0, err
     (settings,) = seen
     assert (settings.rank, settings.iterations, settings.warmup) == (2, [2, 4], 3)
-    assert settings.offload is False and settings.learning_rate == 1e-5
+    assert settings.offload == "none" and settings.learning_rate == 1e-5
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,8 @@ def test_the_small_model_differs_from_the_paper_in_the_model_alone():
     model = {"model.repo", "model.path", "clip.height", "clip.width"}  # one of 480p
     jobs = {"train.processes"}
     assert different == {"results", "experiments"} | model | jobs
-    assert left_out == LORA | BASELINE | {"sample.videos_per_job"}  # both are of the 14B model
+    # Of the 14B model, and for its size.
+    assert left_out == LORA | BASELINE | {"sample.videos_per_job", "train.offload"}
     assert not added
 
 
@@ -175,6 +176,12 @@ def test_the_papers_config_with_the_released_lora():
         ("dataset.clips", None, "dataset.clips: found nothing, expected one with source tiny"),
         ("dataset.clips", 32, "dataset.clips: found 32, expected more than .*, 32"),
         ("model.source", "hub", "model.repo: found nothing, expected one with source hub"),
+        (
+            "train.offload",
+            True,
+            "train.offload: found True, expected 'none', 'activations', 'optimizer' or",
+        ),
+        ("train.offload", "both", "train.offload: found both, expected none or optimizer without"),
         ("suite.subset", None, "suite.subset: found nothing, expected one with source tiny"),
         ("suite.subset.camera", 1, "suite.subset.camera: found 1, expected at least 2"),
         ("suite.subset.camera", None, "suite.subset.camera is missing"),

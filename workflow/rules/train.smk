@@ -1,6 +1,7 @@
 # One training job per run (model, rank, seed), which saves the iterations that the sheet asks for;
 # then merged checkpoints, removed as soon as their samples are made.
 TRAIN = CONFIG.train
+MOVES_INPUTS = TRAIN.offload in ("activations", "both")
 # At a SIGTERM the trainer ends its iteration and saves, for which torchrun gives it ten minutes.
 TORCHRUN = f"torchrun --shutdown-timeout 600 --nproc-per-node {TRAIN.processes}"
 
@@ -54,8 +55,9 @@ for run in FILES.runs.values():
             **NODES,
             gpu=on(gpu=TRAIN.nodes * TRAIN.processes, cpu=0),
             cpus_per_gpu=on(gpu=8, cpu=0),
-            # Every process reads the base, 28 GB in bfloat16, before it goes to its GPU.
-            mem_mb=on(gpu=40_000, cpu=0) * TRAIN.processes,
+            # Every process reads the base, 28 GB in bfloat16, before it goes to its GPU; the inputs
+            # of blocks are as much again at 1280x720.
+            mem_mb=on(gpu=40_000 + 32_000 * MOVES_INPUTS, cpu=0) * TRAIN.processes,
             # The trainer is told, stops in time and saves; the next attempt goes on from there.
             runtime=on(gpu=1440, cpu=120),
         params:
