@@ -222,8 +222,8 @@ def disk(text):
 def test_disk_of_the_paper():
     found = disk(plan(load("config.yaml")))
     shape = KNOWN_SHAPES[WAN]
-    # Five files of rank 512, one of 256, and the control's of rank 512; float32.
-    loras = 4 * (6 * shape.lora_parameters(512) + shape.lora_parameters(256))
+    # Five files of rank 512, one of 256, and the control's of rank 512; bfloat16.
+    loras = 2 * (6 * shape.lora_parameters(512) + shape.lora_parameters(256))
     latents = 3860 * 4 * 16 * 21 * 90 * 160
     expected = {"LoRAs": loras}
     expected |= {"the model's transformer": 4 * shape.parameters, "cached latents": latents}
