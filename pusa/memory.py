@@ -265,7 +265,8 @@ def _zero2(step: Step, settings: MemorySettings) -> list[dict[str, float]]:
 
     Every process has all weights, and its share of float32 masters and moments. A backward pass
     copies gradients to a bucket of fixed size; a full one is reduced in a copy, and this process's
-    share of it goes to a buffer for all of its gradients. The optimizer's step copies that in float32.
+    share of it goes to a buffer for all of its gradients. The optimizer's step copies that, in
+    float32.
     """
     share = 0 if _moves(settings, "optimizer") else step.elements / settings.processes
     held = {
