@@ -41,20 +41,12 @@ def sample_suite(
     device: Device = None,
 ) -> None:
     """Make the videos of SUITE beside the file MANIFEST, which lists them."""
-    if shard >= shards:
-        raise ValueError(f"--shard {shard}: expected less than --shards {shards}")
+    share = _read_share(suite, settings, counts, shard, shards)
     device = choose_device(device)
-    from pusa.data.suite import read_suite
     from pusa.sample import suite as sampling
 
-    taken = read_suite(
-        suite,
-        height=settings.height,
-        width=settings.width,
-        counts=counts.model_dump() if counts else None,
-    )
     table = sampling.sample_suite(
-        taken[shard::shards],
+        share,
         settings,
         model=model,
         transformer=transformer,
@@ -84,22 +76,14 @@ def sample_bound(
     The prompt's image standing still; the true continuation, where SUITE has it, bare or through
     MODEL's autoencoder; or that of another prompt.
     """
-    if shard >= shards:
-        raise ValueError(f"--shard {shard}: expected less than --shards {shards}")
+    prompts = _read_share(suite, size, counts, shard, shards)
     device = choose_device(device)
-    from pusa.data.suite import read_suite
     from pusa.sample import bounds
 
-    taken = read_suite(
-        suite,
-        height=size.height,
-        width=size.width,
-        counts=counts.model_dump() if counts else None,
-    )
     table = bounds.sample_bound(
         bound,
         suite,
-        taken[shard::shards],
+        prompts,
         size,
         samples=samples,
         model=model,
@@ -107,6 +91,23 @@ def sample_bound(
         device=device,
     )
     table.to_csv(manifest, index=False)
+
+
+def _read_share(
+    suite: Path, size: Size, counts: PromptCounts | None, shard: int, shards: int
+) -> list:
+    """The prompts of one job, before anything slow is imported."""
+    if shard >= shards:
+        raise ValueError(f"--shard {shard}: expected less than --shards {shards}")
+    from pusa.data.suite import read_suite
+
+    taken = read_suite(
+        suite,
+        height=size.height,
+        width=size.width,
+        counts=counts.model_dump() if counts else None,
+    )
+    return taken[shard::shards]
 
 
 @app.command()
