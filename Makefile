@@ -2,18 +2,40 @@
 # those that take long too.
 # Everything runs in .venv, made from the pinned envs/requirements.txt. make vbench: VBench's own
 # environment, 6.4 GB in .venv-vbench; make test-vbench: its tests.
-PYTHON ?= python3.11
-CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+#
+# The newest Python that can make an environment; Debian's own cannot without python3-venv.
+PYTHONS := python3.13 python3.12 python3.11
+VBENCH_PYTHONS := python3.11
+able = $(shell $(1) -c 'import ensurepip' >/dev/null 2>&1 && echo $(1))
+newest = $(firstword $(foreach python,$(1),$(call able,$(python))))
+PYTHON ?= $(call newest,$(PYTHONS))
+VBENCH_PYTHON ?= $(call newest,$(VBENCH_PYTHONS))
+# TORCH=cpu: PyTorch's own CPU build; TORCH=cu126: its build for older drivers, and so on. PyPI's for
+# Linux is for the newest CUDA, whose libraries it brings along.
+WHEELS := https://download.pytorch.org/whl
+BUILDS := cpu cu126 cu130 cu132
+# nproc takes OMP_NUM_THREADS, which many set to 1, for the number of cores.
+CORES ?= $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || sysctl -n hw.ncpu)
 VENV := .venv
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"; export PATH;
 DEMO := --configfile config/demo.yaml
 MINIATURE := --configfile config/miniature.yaml
-# Each stands alone, but for the overlay, which is laid over the paper's.
-OVERLAY := config/480p.yaml
-CONFIGS := $(filter-out config/claims.yaml $(OVERLAY),$(wildcard config/*.yaml))
+# Each stands alone, but for overlays, which are laid over the paper's.
+OVERLAYS := config/480p.yaml config/core.yaml
+CONFIGS := $(filter-out config/claims.yaml $(OVERLAYS),$(wildcard config/*.yaml))
 PYTEST := -n $(CORES) --dist loadfile
 FLAGS := --cores $(CORES) --rerun-incomplete --show-failed-logs
 UNLOCK := snakemake --quiet all --unlock
+ifneq ($(TORCH),)
+  ifeq ($(findstring :$(TORCH):,:$(subst $() ,:,$(BUILDS)):),)
+    $(error TORCH: found $(TORCH), expected one of $(BUILDS), or nothing for PyPI's)
+  endif
+  ifneq ($(wildcard $(VENV)/installed),)
+    ifneq ($(TORCH),$(shell cat $(VENV)/installed))
+      $(error TORCH: $(VENV) has another build already; remove it to have $(TORCH))
+    endif
+  endif
+endif
 OUT := results/demo
 STUDY := results/miniature
 
@@ -58,18 +80,26 @@ effects: $(VENV)/installed
 
 check: $(VENV)/installed
 	$(RUN) ruff check . && ruff format --check . && snakefmt --check Snakefile workflow && \
-	  for config in $(CONFIGS) "config/config.yaml $(OVERLAY)"; do snakemake --lint --configfile $$config && \
+	  hadolint envs/Dockerfile && \
+	  for config in $(CONFIGS) $(foreach over,$(OVERLAYS),"config/config.yaml $(over)"); do snakemake --lint --configfile $$config && \
 	    snakemake --dry-run --quiet all --configfile $$config || exit 1; done
 
 $(VENV)/installed: envs/requirements.txt pyproject.toml
-	$(call install,$(VENV),$<)
+	$(call install,$(VENV),$<,$(PYTHON),$(PYTHONS))
 
 $(VENV)-vbench/installed: envs/vbench-requirements.txt pyproject.toml
-	$(call install,$(VENV)-vbench,$<)
+	$(call install,$(VENV)-vbench,$<,$(VBENCH_PYTHON),$(VBENCH_PYTHONS))
 
+PIP := bin/pip install --quiet --disable-pip-version-check
+
+# Folder, requirements, the Python that makes it, and those that were looked for. An environment
+# that is there keeps its own Python.
 define install
-$(PYTHON) -m venv $(1)
-$(1)/bin/pip install --quiet --disable-pip-version-check -r $(2)
-$(1)/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
-touch $@
+$(if $(3),,$(error looked for $(4), with venv, and found none: apt, brew and `uv python install` have \
+  them, or PYTHON=... (VBENCH_PYTHON=...) names one))
+[ -x $(1)/bin/python ] || $(3) -m venv --clear $(1)
+$(if $(TORCH),$(1)/$(PIP) --no-deps --index-url $(WHEELS)/$(TORCH) $$(grep '^torch==' $(2)))
+$(1)/$(PIP) -r $(2)
+$(1)/$(PIP) --no-deps -e .
+echo $(TORCH) > $@
 endef

@@ -177,7 +177,7 @@ def count_tokens(clip: str) -> int:
 
 def forward_flops(clip: str, blocks: int) -> float:
     """Operations of a forward pass, counted as the plan does."""
-    from pusa.report.plan import Shape
+    from pusa.speed import Shape
 
     return Shape(DIM, FFN, blocks).forward_flops(count_tokens(clip), TEXT)
 
@@ -353,13 +353,13 @@ def measure_training(blocks: int) -> Rows:
     Time is scaled to 40 blocks. Memory is of the blocks that ran, measured, and counted for the
     same on the meta device.
     """
-    from pusa.train import loop
+    from pusa.train.engine import join_processes
 
     for name, value in {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1}.items():
         os.environ.setdefault(name, str(value))
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", "29517")
-    loop._join_processes()
+    join_processes()
     rows = []
     for clip in CLIPS:
         for rank, lora_dtype, offload in (
@@ -384,7 +384,8 @@ def _train_once(
     clip: str, blocks: int, rank: int, lora_dtype: str, offload: str
 ) -> dict[str, float]:
     from pusa.config import TrainSettings
-    from pusa.train import loop
+    from pusa.train.engine import prepare, start_engine
+    from pusa.train.step import offloaded, training_loss
 
     settings = TrainSettings(
         rank=rank,
@@ -396,14 +397,14 @@ def _train_once(
         offload=offload,
         gradient_checkpointing=True,
     )
-    engine, _ = loop._start_engine(settings, loop.prepare(build(blocks).train(), settings), 1)
+    engine, _ = start_engine(settings, prepare(build(blocks).train(), settings), 1)
     inputs = make_inputs(clip)
     x0, prompt = inputs["hidden_states"].float(), inputs["encoder_hidden_states"]
 
     def step() -> None:
         sigma = inputs["timestep"] / 1000
-        with loop._offloaded(settings, engine.device):
-            loss = loop._loss(engine, x0, torch.randn_like(x0), sigma, prompt, settings)
+        with offloaded(settings, engine.device):
+            loss = training_loss(engine, x0, torch.randn_like(x0), sigma, prompt, settings)
         engine.backward(loss)
         engine.step()
 

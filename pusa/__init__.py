@@ -6,12 +6,14 @@ and tables do not need them.
 
 from importlib import import_module
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 _HOME = {
     "VideoSettings": "pusa.config",
     "Weights": "pusa.config",
+    "PusaPipeline": "pusa.sample.pipeline",
     "load_pipeline": "pusa.sample.pipeline",
+    "paper_scheduler": "pusa.sample.scheduler",
     "parse_placement": "pusa.sample.conditioning",
     "read_conditions": "pusa.sample.conditioning",
     "write_video": "pusa.data.video",

@@ -20,6 +20,7 @@ from pusa.settings import Settings, section_of
 Dtype = Literal["float32", "bfloat16"]
 Objective = Literal["paper", "authors"]
 Offload = Literal["none", "activations", "optimizer", "both"]
+GpuKind = Literal["A100", "H100", "H200"]
 Text = Annotated[str, Field(min_length=1)]
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -32,6 +33,7 @@ SHIFT = 5.0  # Wan's; of its own, as `pusa.flow` needs torch, too slow for readi
 RENAMED = {
     "train.ranks": "the column rank of the experiments sheet",
     "train.iterations": "the column iteration of the experiments sheet",
+    "cost.tflops": "cost.gpu, the kind of GPU",
 }
 
 
@@ -321,12 +323,43 @@ class TrainSettings(Training):
 class Sampling(Settings):
     """What decides a video, apart from model, prompt, size and steps."""
 
-    guidance_scale: Guidance = 3.0
+    guidance_scale: Guidance = 5.0
     """Of classifier-free guidance; 1 skips the unconditional pass."""
     shift: Shift = SHIFT
     """Of the sigma grid."""
     seed: Seed = 0
     """Of the noise."""
+
+
+class SampleSwitches(Settings):
+    """What diffusers has to save memory or time, where videos are sampled."""
+
+    attention_backend: Text | None = None
+    """Of diffusers, such as native, flash or sage; rounds otherwise, but those of `sage` compute in
+    8 bits, which changes scores."""
+    compile: bool = False
+    """Compile the transformer's repeated block, minutes for each job; rounds otherwise."""
+    vae_tiling: bool = False
+    """Encode and decode in tiles, to save memory; changes scores where clips are larger than 256
+    pixels."""
+
+    @property
+    def altering(self) -> dict[str, Any]:
+        """Those that change what a video shows by more than rounding: part of its record."""
+        backend = self.attention_backend if self._is_quantised else None
+        taken = {"vae_tiling": self.vae_tiling, "attention_backend": backend}
+        return {key: value for key, value in taken.items() if value}
+
+    @property
+    def rounding(self) -> dict[str, Any]:
+        """Those by which the same is rounded otherwise, as it is on another device."""
+        backend = None if self._is_quantised else self.attention_backend
+        taken = {"attention_backend": backend, "compile": self.compile}
+        return {key: value for key, value in taken.items() if value}
+
+    @property
+    def _is_quantised(self) -> bool:
+        return "sage" in (self.attention_backend or "")
 
 
 class SuiteSampling(Sampling):
@@ -340,11 +373,13 @@ class SuiteSampling(Sampling):
     """Of the model."""
 
 
-class Sample(SuiteSampling):
+class Sample(SuiteSampling, SampleSwitches):
     """How the videos of all settings are made."""
 
-    videos_per_job: Positive = 50
-    """A setting's prompts are divided among as many jobs as that takes."""
+    videos_per_job: Positive | None = None
+    """A setting's prompts are divided among as many jobs as that takes. If absent, as many videos
+    as half of `resources.sampling_minutes` has room for by the plan's seconds, or 50 where it knows
+    none."""
     negative_prompt_file: Text | None = None
     """Text file with the negative prompt of guidance; the empty prompt if absent."""
 
@@ -415,8 +450,8 @@ class Score(Settings):
     weights: Text = "data/vbench_weights"
     """Folder of the networks that VBench uses; `snakemake download` fills it."""
     environment: Text = ".venv-vbench"
-    """Virtual environment of VBench, which `make vbench` makes; with `--sdm conda` Snakemake makes
-    its own."""
+    """Virtual environment of VBench, which `make vbench` makes; not used with `--sdm conda` or
+    `--sdm apptainer`."""
     videos_per_job: Positive = 1000
     """Whole sampling jobs are scored together, up to about as many videos."""
 
@@ -451,19 +486,26 @@ class Cost(Settings):
 
     usd_per_gpu_hour: Annotated[float, Field(gt=0)] | None = None
     """Price, for the costs that tables and the plan state."""
-    tflops: Annotated[float, Field(gt=0)] | None = None
-    """Sustained TFLOP/s of one GPU, for the plan's estimate of GPU-hours."""
+    gpu: GpuKind | None = None
+    """`A100`, `H100` or `H200`, whose speed the plan assumes; no GPU-hours are told without it."""
 
 
-class Resources(Settings):
-    """What a job can have."""
+class GpuMemory(Settings):
+    """What a GPU has."""
 
     gpu_memory: Annotated[float, Field(gt=0)] = 80
     """Of one GPU, in GiB, as its name tells it: 24, 48, 80, 141. A training that cannot fit is
     refused; with `device: cpu` nothing is counted."""
 
 
-class MemorySettings(Clip, Resources):
+class Resources(GpuMemory):
+    """What a job can have."""
+
+    sampling_minutes: Positive = 1440
+    """Time limit of a sampling job on a GPU, and so how many videos it makes."""
+
+
+class MemorySettings(Clip, GpuMemory):
     """What decides the memory that one GPU needs."""
 
     text_tokens: Positive = 512
@@ -659,6 +701,9 @@ class AttentionSettings(VideoSettings):
     as in the paper."""
     block: int = -1
     """Which block, from 0; the last by default."""
+    as_authors: bool = False
+    """Average queries and keys over each frame before the softmax, as the authors do, and not its
+    weights after."""
 
     @model_validator(mode="after")
     def _can_be_measured(self) -> Self:
@@ -736,19 +781,18 @@ class Outputs(Settings):
     """Replace files that were made otherwise."""
 
 
-class Switches(Settings):
-    """What diffusers has to save memory or time."""
+class Switches(SampleSwitches):
+    """What diffusers has to save memory or time, for a command by itself."""
 
-    vae_tiling: bool = False
-    """Encode and decode in tiles, to save memory."""
     offload: Literal["none", "model", "sequential", "group"] = "none"
-    """What waits off the GPU: nothing, models, layers, or layers but the next."""
-    attention_backend: Text | None = None
-    """Of diffusers, such as native, flash or sage."""
-    compile: bool = False
-    """Compile the repeated block."""
+    """What waits off the GPU: nothing, models, layers, or layers but the next. No bit changes."""
     context_parallel: bool = False
-    """Share a video among torchrun's processes."""
+    """Share a video among torchrun's processes. Rounds otherwise."""
+
+    @property
+    def rounding(self) -> dict[str, Any]:
+        """As of the switches that it shares with the workflow."""
+        return super().rounding | ({"context_parallel": True} if self.context_parallel else {})
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ class Setting:
 
     @property
     def weights(self) -> str:
-        """Name of the merged checkpoint, or of a model without one."""
+        """Name of the weights, a LoRA at its scale, or of a model as it is."""
         if self.model in AS_THEY_ARE:
             return self.model
         alpha = "" if self.alpha is None else f"-alpha{self.alpha:g}"

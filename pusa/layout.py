@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from pusa.config import Config, MemorySettings, TrainSettings, prompt_counts
+from pusa.config import Config, GpuMemory, MemorySettings, TrainSettings, prompt_counts
 from pusa.data.listed import GALLERY
 from pusa.data.suite import INFO_FILE
 from pusa.experiments import (
     AS_THEY_ARE,
-    BASE,
     WAN_I2V,
     Run,
     Setting,
@@ -35,21 +34,31 @@ from pusa.models.folder import check_baseline_folder, check_model_folder, check_
 from pusa.records import record_beside
 from pusa.sample.tasks import TASKS, Task, tasks_for
 from pusa.score.arithmetic import NAMES
+from pusa.settings import Settings
+from pusa.speed import Estimate, find_estimate
 
-PUBLISHED = {number: f"config/published/table{number}.csv" for number in (1, 2)}
-CLAIMS = "config/claims.yaml"
 DOWNLOADED = "download.json"
+#: Prompts of each kind of a first look, with one video each.
+FIRST_LOOK = {"subject": 2, "background": 1, "camera": 1}
+#: Of a sampling job whose seconds are not known.
+VIDEOS_PER_JOB = 50
+#: Share of a sampling job's time that its videos are to fill: a GPU may be half as fast.
+FILLED = 0.5
+#: The folder that this package lies in: a checkout, or other packages' too.
+PACKAGE = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
 class Layout:
     """The files of one configuration, and the counts that decide how many there are.
 
-    Two studies share everything: ``tables``, and ``effects`` over several training seeds.
+    Three studies share everything: ``tables``, ``effects`` over several training seeds, and
+    ``first_look`` at a few videos of what is compared.
     """
 
     config: Config
     experiments: pd.DataFrame  # from `read_experiments`
+    home: Path = PACKAGE  # the folder of the workflow, for what the working directory lacks
 
     # What is made
 
@@ -59,6 +68,7 @@ class Layout:
         return {
             "tables": unique_settings(self.experiments),
             "effects": settings_over_seeds(self.experiments, self.config.effects.seeds),
+            "first_look": {s.name: s for s in self.compared},
         }
 
     @cached_property
@@ -89,7 +99,7 @@ class Layout:
     @cached_property
     def compared(self) -> list[Setting]:
         """What figures compare: the base, Wan-I2V where the sheet has it, the adapted model."""
-        settings = self.settings["tables"].values()
+        settings = unique_settings(self.experiments).values()
         baseline = [s for s in settings if s.model == WAN_I2V]
         return [base_setting(self.main), *baseline[:1], self.main]
 
@@ -158,13 +168,18 @@ class Layout:
         return train.part(
             MemorySettings,
             **config.clip.model_dump(),
-            **config.resources.model_dump(),
+            **config.resources.part(GpuMemory).model_dump(),
             method=train.method if self.runs else "lora",
             rank=max((run.rank for run in self.runs.values() if run.rank), default=None),
             processes=train.nodes * train.processes,
             sample_dtype=sample.dtype,
             batch_size=sample.batch_size,
         )
+
+    @cached_property
+    def estimate(self) -> Estimate | None:
+        """Assumed seconds of a GPU; None where its kind or the model is not known."""
+        return find_estimate(self.config)
 
     def subset(self, study: str) -> dict[str, int]:
         """Prompts on which the settings of a study are compared."""
@@ -174,16 +189,35 @@ class Layout:
         """Prompts of each kind that a setting is sampled on."""
         if study == "effects":
             return self.prompts["effects"]
+        if study == "first_look":
+            return FIRST_LOOK
         return self.prompts[prompt_sets(self.experiments)[name]]
+
+    def samples_each(self, study: str) -> int:
+        """Videos per prompt."""
+        return 1 if study == "first_look" else self.config.sample.samples
 
     def videos(self, study: str, name: str) -> int:
         """Videos of a setting."""
-        return self.config.sample.samples * sum(self.sampled(study, name).values())
+        return self.samples_each(study) * sum(self.sampled(study, name).values())
 
     def shards(self, study: str, name: str) -> int:
         """Sampling jobs of a setting; each has whole prompts, with all of their samples."""
-        jobs = -(-self.videos(study, name) // self.config.sample.videos_per_job)
+        jobs = -(-self.videos(study, name) // self.videos_per_job(self.settings[study][name]))
         return min(jobs, sum(self.sampled(study, name).values()))
+
+    def videos_per_job(self, setting: Setting) -> int:
+        """Videos that a sampling job may make, if prompts with all of their samples allow it.
+
+        Assumed seconds count here and not measured ones: finished jobs divide nothing otherwise.
+        """
+        if self.config.sample.videos_per_job is not None:
+            return self.config.sample.videos_per_job
+        if self.estimate is None or self.config.device == "cpu" or setting.steps is None:
+            return VIDEOS_PER_JOB
+        seconds = 60 * self.config.resources.sampling_minutes * FILLED
+        left = seconds - self.estimate.sampling_job(setting)
+        return max(1, int(left / self.estimate.video(setting)))
 
     def score_shards(self, study: str, name: str) -> int:
         """Scoring jobs of a setting for each dimension; each scores whole sampling jobs."""
@@ -191,6 +225,17 @@ class Layout:
         return min(jobs, self.shards(study, name))
 
     # Where it lies
+
+    @property
+    def published(self) -> dict[int, str]:
+        """The published tables, by number."""
+        tables = {number: f"config/published/table{number}.csv" for number in (1, 2)}
+        return {number: find_shipped(file, self.home) for number, file in tables.items()}
+
+    @property
+    def claims(self) -> str:
+        """The paper's claims."""
+        return find_shipped("config/claims.yaml", self.home)
 
     def path(self, *parts: str) -> str:
         """A file or folder of the results."""
@@ -260,9 +305,10 @@ class Layout:
         """The main setting's LoRA or transformer."""
         return self.weights(self.main.run, self.main.iteration)
 
-    def merged(self, study: str, setting: str) -> str:
-        """Transformer folder of a setting: its LoRA merged into the base."""
-        return self.path("merged", study, setting)
+    @property
+    def merged(self) -> str | None:
+        """Transformer folder of the main setting, its LoRA merged; None if it was trained whole."""
+        return None if self.main.rank is None else self.path("merged", self.main.weights)
 
     def samples(self, study: str, setting: str) -> str:
         """Folder of the videos of a setting."""
@@ -337,27 +383,33 @@ class Layout:
         """What stands for files beside it, which its job makes with it."""
         samples = [file for study in self.settings for file in self.manifests(study)]
         tasks = [self.task_manifest(task) for task in self.tasks]
-        return [*samples, *tasks, *self.tiny_lists, self.path(GALLERY)]
+        return [*samples, *tasks, *self.tiny_lists, self.path(GALLERY), self.first_look]
+
+    @property
+    def first_look(self) -> str:
+        """The folder of the page of a first look."""
+        return self.path("first_look", GALLERY)
 
     def setting_model(self, setting: Setting) -> str:
         """The model folder of a setting: Wan-I2V is a whole one of its own."""
         section = self.config.baseline if setting.model == WAN_I2V else self.config.model
         return section.path
 
-    def setting_transformer(self, study: str, setting: Setting) -> str | None:
+    def setting_transformer(self, setting: Setting) -> str | None:
         """The transformer folder that a setting is sampled with; None for Wan-I2V."""
         if setting.model == WAN_I2V:
             return None
-        if setting.model == BASE:
-            return self.transformer
-        if setting.rank is None:
-            return self.weights(setting.run, setting.iteration)
-        return self.merged(study, setting.name)
+        trained = setting.model not in AS_THEY_ARE and setting.rank is None
+        return self.weights(setting.run, setting.iteration) if trained else self.transformer
 
-    def setting_weights(self, study: str, setting: Setting) -> list[str]:
-        """What a setting needs beyond its model: nothing, or a transformer made from it."""
+    def setting_lora(self, setting: Setting) -> str | None:
+        """The LoRA file that is merged into it as it is loaded, if any."""
+        return None if setting.rank is None else self.weights(setting.run, setting.iteration)
+
+    def setting_weights(self, setting: Setting) -> list[str]:
+        """What a setting needs beyond its model: nothing, or what was trained from it."""
         adapted = setting.model not in AS_THEY_ARE
-        return [self.setting_transformer(study, setting)] if adapted else []
+        return [self.weights(setting.run, setting.iteration)] if adapted else []
 
     # What is drawn, and what it took
 
@@ -398,8 +450,26 @@ class Layout:
         return [self.benchmark(*job) for job in jobs]
 
 
-def read_layout(config: Config) -> Layout:
+def find_shipped(path: str, home: Path) -> str:
+    """A file or folder of the working directory, or the one of that name that comes with the code.
+
+    Args:
+        home: folder of the workflow. The embedded model is found beside this package too, which
+            may have been installed without the workflow.
+
+    Returns:
+        ``path`` itself where it exists, or nothing of that name does.
+    """
+    places = (Path(), home, PACKAGE)
+    return next((str(place / path) for place in places if (place / path).exists()), path)
+
+
+def read_layout(config: Config, *, home: Path = PACKAGE) -> Layout:
     """Read the sheet, and check it and the configuration's folders before any job starts.
+
+    Args:
+        home: folder of the workflow, where sheet, negative prompt and embedded model are looked for
+            if the working directory has none of that name.
 
     Raises:
         FileExistsError: if a file is where the results are to be.
@@ -410,10 +480,11 @@ def read_layout(config: Config) -> Layout:
         if place.is_file():
             raise FileExistsError(f"config key results: {place} is a file, expected a folder")
     seed = config.train.seed if config.is_trained else None
-    layout = Layout(config, read_experiments(config.experiments, seed=seed))
+    config = _with_shipped(config, home)
+    layout = Layout(config, read_experiments(config.experiments, seed=seed), home)
     check_available(layout.experiments, config)
     require_base(layout.experiments)
-    check_published(layout.experiments, PUBLISHED[1], PUBLISHED[2])
+    check_published(layout.experiments, layout.published[1], layout.published[2])
     sections = {"model": check_model_folder}
     if layout.has_baseline:
         sections["baseline"] = check_baseline_folder
@@ -434,6 +505,20 @@ def read_layout(config: Config) -> Layout:
         )
     _check_task_dataset(config)
     return layout
+
+
+def _with_shipped(config: Config, home: Path) -> Config:
+    """The configuration with the places of the files that come with the workflow."""
+
+    def within(section: Settings, key: str) -> Settings:
+        path = getattr(section, key)
+        return section.model_copy(update={key: path and find_shipped(path, home)})
+
+    sections = {
+        "model": within(config.model, "path"),
+        "sample": within(config.sample, "negative_prompt_file"),
+    }
+    return within(config.model_copy(update=sections), "experiments")
 
 
 def _check_task_dataset(config: Config) -> None:

@@ -27,9 +27,9 @@ from pusa.data.cache import ENCODED_PIXELS
 from pusa.flow import TRAIN_TIMESTEPS, fafm_loss, interpolate, sigma_grid
 from pusa.models.folder import read_part
 from pusa.models.load import decode_latents, encode_pixels, latent_shape
-from pusa.report.plan import KNOWN_SHAPES, LATENT_CHANNELS, LATENT_STRIDE
 from pusa.sampler import model_velocity, sample_latents
-from pusa.train import loop
+from pusa.speed import KNOWN_SHAPES, LATENT_CHANNELS, LATENT_STRIDE
+from pusa.train.engine import prepare
 from pusa.transformer import VTAWanTransformer3DModel
 
 #: Assumed for what no count sees: the driver, CUDA's context, workspaces of its libraries.
@@ -122,7 +122,7 @@ class Step:
 
 
 def count_step(transformer: dict[str, Any], settings: MemorySettings) -> Step:
-    """Count a forward and a backward pass of a transformer's config, as `pusa.train.loop` has it.
+    """Count a forward and a backward pass of a transformer's config, as `pusa.train.step` has it.
 
     Gradients are taken away as soon as they are made, as ZeRO does.
     """
@@ -139,7 +139,7 @@ def _count_step(
     train = settings.part(TrainSettings, iterations=[1])
     model = build_transformer(transformer, train.dtype, layers).train()
     with torch.device("meta"):
-        model = loop.prepare(model, train)
+        model = prepare(model, train)
     trained = [p for p in model.parameters() if p.requires_grad]
     for parameter in trained:
         parameter.register_post_accumulate_grad_hook(_forget_gradient)

@@ -1,7 +1,10 @@
-"""What else works in this folder: another Snakemake, or jobs that outlived theirs."""
+"""Processes that outlive the one that started them: another Snakemake's jobs, a torchrun's."""
 
 import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -46,6 +49,23 @@ def end_orphans() -> None:
         raise OSError(
             f"a killed run left at work: {describe(alive[0])}, which does not end; kill it"
         )
+
+
+def end_with_torchrun() -> None:
+    """Let this process end as soon as the torchrun that started it was killed.
+
+    Processes that still meet would wait for one another for ever, and others go on unseen.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return
+    torchrun = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == torchrun:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)  # upon which a training saves a checkpoint
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def describe(process: psutil.Process) -> str:

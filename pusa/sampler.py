@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Any
 
 import torch
 
@@ -33,7 +34,7 @@ def sample_latents(
     negative_embeds: torch.Tensor | None = None,
     guidance_scale: float = 1.0,
     low_noise: LowNoiseExpert | None = None,
-    on_step: Callable[[int], None] | None = None,
+    take_step: Callable[..., torch.Tensor] = euler_step,
 ) -> torch.Tensor:
     """Integrate from noise to data.
 
@@ -53,7 +54,8 @@ def sample_latents(
         guidance_scale: ``v = v_neg + g (v_pos - v_neg)``; 1 skips the negative pass.
         low_noise: takes over from ``velocity`` for all frames at once, by the step's ``s_k``,
             whatever ``m_i s_k`` a frame carries.
-        on_step: called after each step with its number, from 0.
+        take_step: of latents, velocity, ``sigma`` and ``sigma_next``, each ``(frames,)``; Euler's,
+            as in the paper, or another that may do more than step.
 
     Returns:
         Latents in the shape of ``noise``; a frame with ``m = 0`` equals ``condition`` bit for
@@ -86,13 +88,11 @@ def sample_latents(
         if guidance_scale != 1:
             negative = velocity(latents, timestep, negative_embeds)
             prediction = negative + guidance_scale * (prediction - negative)
-        latents = euler_step(latents, prediction, sigma, sigma_next)
-        if on_step:
-            on_step(step)
+        latents = take_step(latents, prediction, sigma, sigma_next)
     return latents
 
 
-def model_velocity(transformer) -> Velocity:
+def model_velocity(transformer, attention_kwargs: dict[str, Any] | None = None) -> Velocity:
     """The transformer as a `Velocity`: computes in its own dtype, returns float32."""
 
     def velocity(latents, timestep, prompt_embeds):
@@ -100,6 +100,7 @@ def model_velocity(transformer) -> Velocity:
             latents.to(transformer.dtype),
             timestep,
             prompt_embeds.to(transformer.dtype),
+            attention_kwargs=attention_kwargs,
             return_dict=False,
         )
         return output[0].float()

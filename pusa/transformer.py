@@ -17,6 +17,7 @@ from diffusers import (
     TensorParallelConfig,
     WanTransformer3DModel,
 )
+from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed, WanTransformerBlock
@@ -79,6 +80,13 @@ class VTAWanTransformerBlock(WanTransformerBlock):
         return (hidden_states.float() + ff_output.float() * c_gate_msa).type_as(hidden_states)
 
 
+# What diffusers' caches, such as FirstBlockCache, want to know of a block.
+TransformerBlockRegistry.register(
+    VTAWanTransformerBlock,
+    TransformerBlockMetadata(return_hidden_states_index=0, return_encoder_hidden_states_index=None),
+)
+
+
 class VTAWanTransformer3DModel(WanTransformer3DModel):
     """`WanTransformer3DModel` that takes a timestep per latent frame (eq. 5).
 
@@ -102,19 +110,7 @@ class VTAWanTransformer3DModel(WanTransformer3DModel):
     @wraps(WanTransformer3DModel.__init__)  # whose parameters diffusers reads a config by
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        patch_size = self.config.patch_size
-        if patch_size[0] != 1:
-            raise ValueError(
-                "a timestep per latent frame needs a temporal patch size of 1, "
-                f"found patch_size={tuple(patch_size)}"
-            )
-        # The blocks have nothing to add but another `forward`, so they are turned into ours
-        # where they stand: building 14B parameters a second time would cost minutes.
-        for block in self.blocks:
-            block.__class__ = VTAWanTransformerBlock
-        self.rope = FrameRotaryPosEmbed(
-            self.config.attention_head_dim, patch_size, self.config.rope_max_seq_len
-        )
+        add_vta(self)
 
     def _resolve_parallel_config(
         self, config: ParallelConfig | ContextParallelConfig | TensorParallelConfig
@@ -237,3 +233,28 @@ class VTAWanTransformer3DModel(WanTransformer3DModel):
                 f"context parallelism shares each frame's {tokens} tokens equally among "
                 f"{processes} processes, expected a number that divides them"
             )
+
+
+def add_vta(transformer: WanTransformer3DModel) -> None:
+    """Turn a Wan transformer into a `VTAWanTransformer3DModel`, where it stands.
+
+    It keeps its weights, LoRAs and hooks of accelerate, and no weight is made a second time, which
+    would cost minutes with 14B parameters.
+
+    Raises:
+        ValueError: if its patches hold more than one latent frame.
+    """
+    patch_size = transformer.config.patch_size
+    if patch_size[0] != 1:
+        raise ValueError(
+            "a timestep per latent frame needs a temporal patch size of 1, "
+            f"found patch_size={tuple(patch_size)}"
+        )
+    # The parts have nothing to add but another `forward`.
+    transformer.__class__ = VTAWanTransformer3DModel
+    transformer.rope.__class__ = FrameRotaryPosEmbed
+    for block in transformer.blocks:
+        block.__class__ = VTAWanTransformerBlock
+    for module in (transformer, transformer.rope, *transformer.blocks):
+        if "_old_forward" in vars(module):  # what a hook of accelerate calls
+            module._old_forward = type(module).forward.__get__(module)

@@ -15,6 +15,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from pusa import __version__
+from pusa.driver import explain_no_gpu, find_driver
 from pusa.settings import Settings, section_of
 
 app = typer.Typer(
@@ -123,7 +124,7 @@ def choose_device(wanted: str | None) -> str:
     """`cuda` or `cpu`; called before anything else imports torch.
 
     Raises:
-        ValueError: if a GPU is wanted and there is none.
+        ValueError: if a GPU is wanted and PyTorch finds none; it says why.
     """
     if wanted == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before PyTorch looks for them
@@ -131,7 +132,8 @@ def choose_device(wanted: str | None) -> str:
 
     found = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted == "cuda" and found == "cpu":
-        raise ValueError(f"--device cuda: PyTorch {torch.__version__} finds no GPU here")
+        why = explain_no_gpu(torch.__version__, torch.version.cuda, find_driver())
+        raise ValueError(f"--device cuda: {why}")
     return found
 
 

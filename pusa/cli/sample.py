@@ -12,7 +12,14 @@ from pusa.cli.options import (
     choose_device,
     takes_settings,
 )
-from pusa.config import PromptCounts, Size, SuiteSettings, VideoSettings, Weights
+from pusa.config import (
+    PromptCounts,
+    SampleSwitches,
+    Size,
+    SuiteSettings,
+    VideoSettings,
+    Weights,
+)
 from pusa.experiments import BOUNDS
 from pusa.sample.tasks import TASKS
 
@@ -28,13 +35,17 @@ def sample_suite(
     manifest: Path,
     prompts: Annotated[Path, typer.Option(help="Prompt embeddings of cache-prompts.")],
     settings: SuiteSettings,
+    switches: SampleSwitches,
     counts: PromptCounts | None = None,
     transformer: Annotated[
         Path | None,
         typer.Option(
-            help="Transformer folder, base or merged. Without it, MODEL is an image-to-video "
-            "baseline, sampled by diffusers' own pipeline and scheduler."
+            help="Transformer folder, the base's or another. Without it, MODEL is an "
+            "image-to-video baseline, sampled by diffusers' own pipeline and scheduler."
         ),
+    ] = None,
+    lora: Annotated[
+        str | None, typer.Option(help="FILE[:SCALE], merged into it as it is loaded.")
     ] = None,
     shard: Annotated[int, typer.Option(min=0, help="Which share of the prompts, from 0.")] = 0,
     shards: Annotated[int, typer.Option(min=1, help="Number of shares.")] = 1,
@@ -50,8 +61,10 @@ def sample_suite(
         settings,
         model=model,
         transformer=transformer,
+        lora=Weights(lora=[lora]).loras[0] if lora else None,
         prompt_cache=prompts,
         out=manifest.parent,
+        switches=switches,
         device=device,
     )
     table.to_csv(manifest, index=False)
@@ -119,6 +132,7 @@ def sample_task(
     manifest: Path,
     settings: VideoSettings,
     weights: Weights,
+    switches: SampleSwitches,
     clips: Annotated[int, typer.Option(min=1, help="How many, spread evenly.")],
     cache: Annotated[
         Path | None, typer.Option(help="Cache of DATASET that tells which clips were held out.")
@@ -148,6 +162,7 @@ def sample_task(
         model=model,
         weights=weights,
         out=manifest.parent,
+        switches=switches,
         device=device,
     )
     table.to_csv(manifest, index=False)

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 import typer
 
 from pusa.cli.options import Device, app, choose_device, takes_settings
-from pusa.config import MemorySettings, TrainSettings
+from pusa.config import Dtype, MemorySettings, TrainSettings
+from pusa.processes import end_with_torchrun
 
 
 @app.command()
@@ -26,6 +27,7 @@ def train(
 
     Stopped, by a signal or its budget, the same command goes on from the last checkpoint.
     """
+    end_with_torchrun()  # first, as imports take seconds
     choose_device(device)
     from pusa.train import loop
 
@@ -62,11 +64,20 @@ def merge(
     lora: Annotated[Path, typer.Option(help="LoRA file of any known format.")],
     lora_scale: Annotated[float, typer.Option(help="The paper's alpha.")],
     out: Annotated[Path, typer.Option(help="Folder to write, new or empty.")],
+    dtype: Annotated[
+        Dtype | None,
+        typer.Option(
+            help="Type to write, but for what diffusers keeps in float32: the one that the result "
+            "is loaded in takes the least room and loses nothing. Each tensor's own if absent."
+        ),
+    ] = None,
 ) -> None:
     """Merge a LoRA into a transformer, one tensor at a time."""
+    import torch
+
     from pusa.models.lora import merge_lora
 
-    merge_lora(base, lora, out, lora_scale=lora_scale)
+    merge_lora(base, lora, out, lora_scale=lora_scale, dtype=dtype and getattr(torch, dtype))
 
 
 @app.command()

@@ -46,7 +46,7 @@ def open_image(path: str | Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             check_sides(path, *image.size)
-            return _convert_to_rgb(path, ImageOps.exif_transpose(image))
+            return upright_rgb(path, image)
     except Image.DecompressionBombError:
         raise ValueError(
             f"{path} has too many pixels, expected at most {2 * Image.MAX_IMAGE_PIXELS:,}"
@@ -84,18 +84,24 @@ def check_sides(path: str | Path, width: int, height: int) -> None:
         )
 
 
-def _convert_to_rgb(path: Path, image: Image.Image) -> Image.Image:
+def upright_rgb(name: str | Path, image: Image.Image) -> Image.Image:
+    """Turn an image upright and convert it to RGB, 8 bits.
+
+    Raises:
+        ValueError: if it has transparent pixels, or its colours are not RGB, grey or a palette.
+    """
+    image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
         if image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
             raise ValueError(
-                f"{path} has transparent pixels, expected none; flatten it onto a background"
+                f"{name} has transparent pixels, expected none; flatten it onto a background"
             )
     elif image.mode.startswith("I;16"):
         # Pillow itself would cut off what lies above 255.
         return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8)).convert("RGB")
     if image.mode not in ("1", "L", "P", "RGB", "LA", "PA", "RGBA", "YCbCr"):
         raise ValueError(
-            f"{path} has the colour mode {image.mode}, expected RGB, grey or a palette; convert "
+            f"{name} has the colour mode {image.mode}, expected RGB, grey or a palette; convert "
             "it to RGB"
         )
     return image.convert("RGB")

@@ -239,9 +239,10 @@ def write_video(
 ) -> None:
     """Write ``(frames, height, width, 3)`` as H.264, 16 fps, crf 10, as VBench-I2V asks.
 
-    The file appears under its name only when complete, so that an interrupted run leaves
-    no half-written video. ``settings`` are stored as JSON in the container's comment. A higher
-    ``crf`` makes a smaller file.
+    ``frames`` are ``uint8``, or floats in [0, 1] as a pipeline of diffusers gives them. The file
+    appears under its name only when complete, so that an interrupted run leaves no half-written
+    video. ``settings`` are stored as JSON in the container's comment. A higher ``crf`` makes a
+    smaller file.
 
     Raises:
         ValueError: if height or width is odd, which yuv420p cannot hold.
@@ -258,6 +259,8 @@ def write_video(
         stream.height, stream.width = height, width
         stream.pix_fmt = "yuv420p"
         for frame in frames:
+            if frame.dtype.kind == "f":
+                frame = (255 * frame).round().astype(np.uint8)
             image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
             container.mux(stream.encode(image))
         container.mux(stream.encode())

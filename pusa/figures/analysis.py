@@ -32,6 +32,11 @@ MODULES = (
     "head",
 )
 LARGEST = 20
+#: How a map was made of a frame's tokens, by whether as the authors do.
+AVERAGES = {
+    False: "weights averaged over heads and tokens after the softmax",
+    True: "tokens averaged before the softmax, as the authors do, and weights over heads",
+}
 #: Parts of diffusers' parameter names, in fewer letters; the longer ones first.
 SHORT_NAMES = {
     "condition_embedder.": "",
@@ -62,21 +67,25 @@ def plot_attention(files: Sequence[Path], out: Path, *, note: str = "") -> None:
 
     Args:
         files: columns ``step, query, key, weight`` each, latent frames counted from 0; the JSON
-            beside a file tells its model, ``label``, the ``block`` and the ``steps_total``.
+            beside a file tells its model, ``label``, the ``block``, the ``steps_total``, and
+            whether tokens were averaged ``as_authors`` do.
         out: the PNG; a PDF is written beside it.
         note: stands below.
 
     Raises:
         FileNotFoundError: if a file or the JSON beside it is missing.
         ValueError: if a file lacks a column or a weight, a row of a map does not sum to 1, or
-            files differ in their block, steps or frames.
+            files differ in their block, steps, frames or averages.
     """
     names = [_read_name(file) for file in files]
     totals = sorted({_read_about(file, "steps_total") for file in files})
     blocks = [_read_about(file, "block") for file in files]
+    averages = [AVERAGES[_read_about(file, "as_authors")] for file in files]
     maps = [_read_maps(file) for file in files]
     steps, frames = list(maps[0]), len(next(iter(maps[0].values())))
-    for file, found, block in zip(files, maps, blocks, strict=True):
+    for file, found, block, average in zip(files, maps, blocks, averages, strict=True):
+        if average != averages[0]:
+            raise ValueError(f"{file} has {average}, but {files[0]} has {averages[0]}")
         if block != blocks[0]:
             raise ValueError(f"{file} is of block {block}, but {files[0]} of block {blocks[0]}")
         if list(found) != steps or len(found[steps[0]]) != frames:
@@ -87,8 +96,8 @@ def plot_attention(files: Sequence[Path], out: Path, *, note: str = "") -> None:
     figure = new_figure(
         1.05 + 1.5 * len(files) + 1.6,
         "Figure 4: Attention between frames while the video is generated",
-        f"Self-attention of block {blocks[0]}, counted from 0, mean over heads and tokens. The "
-        f"colour scale is that of all maps; even in the square root. {note}".strip(),
+        f"Self-attention of block {blocks[0]}, counted from 0, {averages[0]}. The colour scale is "
+        f"that of all maps; even in the square root. {note}".strip(),
     )
     upper, lower = figure.subfigures(2, 1, height_ratios=[0.3 + 1.5 * len(files), 1.6])
     grid = upper.subplots(len(files), len(steps), squeeze=False, sharex=True, sharey=True)

@@ -3,6 +3,8 @@
 The map of a block is ``softmax(q k^T / sqrt(d))``, summed over the keys of a frame, averaged over
 the queries of a frame and over heads. At 832x480x81 the full matrix would have 40 heads x 10^9
 entries; it is made one head and a few queries at a time, which changes nothing in the result.
+
+The authors average queries and keys over a frame before the softmax, which is another map.
 """
 
 import json
@@ -18,6 +20,8 @@ from pusa.records import record_beside
 
 #: Entries of the attention matrix that are held at once; 64 MiB of float32.
 _ENTRIES = 2**24
+#: Queries, keys and the number of latent frames, to a map.
+Measure = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
 
 
 def frame_attention(query: torch.Tensor, key: torch.Tensor, frames: int) -> torch.Tensor:
@@ -35,11 +39,7 @@ def frame_attention(query: torch.Tensor, key: torch.Tensor, frames: int) -> torc
     Raises:
         ValueError: if ``frames`` does not divide the tokens, or the shapes differ.
     """
-    if query.shape != key.shape or query.ndim != 4 or query.shape[1] % frames:
-        raise ValueError(
-            "query and key must both have shape (batch, tokens, heads, head_dim), tokens a "
-            f"multiple of {frames} frames, found {tuple(query.shape)} and {tuple(key.shape)}"
-        )
+    _check_shapes(query, key, frames)
     batch, tokens, heads, head_dim = query.shape
     chunk = max(1, _ENTRIES // tokens)
     mass = query.new_zeros(batch, tokens, frames, dtype=torch.float32)  # of a query, per key frame
@@ -53,9 +53,38 @@ def frame_attention(query: torch.Tensor, key: torch.Tensor, frames: int) -> torc
     return mass.unflatten(1, (frames, -1)).mean(2) / heads
 
 
+def attention_of_means(query: torch.Tensor, key: torch.Tensor, frames: int) -> torch.Tensor:
+    """Attention of the frames' mean queries to their mean keys, as the authors draw it.
+
+    ``softmax(mean(q) mean(k)^T / sqrt(d))`` over frames, averaged over heads. It is that of
+    `frame_attention` where all tokens of a frame are alike. Source: their
+    ``_visualize_frame_self_attention`` in ``diffsynth/models/wan_video_pusa.py``.
+
+    Args, returns and errors are those of `frame_attention`.
+    """
+    _check_shapes(query, key, frames)
+    # (batch, heads, frames, head_dim)
+    query, key = (
+        x.float().unflatten(1, (frames, -1)).mean(2).transpose(1, 2) for x in (query, key)
+    )
+    return torch.softmax(query @ key.mT / query.shape[-1] ** 0.5, dim=-1).mean(1)
+
+
+def _check_shapes(query: torch.Tensor, key: torch.Tensor, frames: int) -> None:
+    if query.shape != key.shape or query.ndim != 4 or query.shape[1] % frames:
+        raise ValueError(
+            "query and key must both have shape (batch, tokens, heads, head_dim), tokens a "
+            f"multiple of {frames} frames, found {tuple(query.shape)} and {tuple(key.shape)}"
+        )
+
+
 @contextmanager
 def capture_attention(
-    transformer: WanTransformer3DModel, *, block: int = -1, calls: Collection[int] | None = None
+    transformer: WanTransformer3DModel,
+    *,
+    block: int = -1,
+    calls: Collection[int] | None = None,
+    measure: Measure = frame_attention,
 ) -> Iterator[dict[int, torch.Tensor]]:
     """Collect the maps of one block while the model runs; its output does not change.
 
@@ -64,6 +93,7 @@ def capture_attention(
         block: which block; the last, as in the paper.
         calls: which forward passes, counted from 0 within the scope; all if none are given. With
             guidance a step takes two, of which the first is the prompt's.
+        measure: makes a map of queries and keys; `attention_of_means` is the other one.
 
     Yields:
         The map of each pass that has run, ``(batch, frames, frames)`` on the CPU.
@@ -96,7 +126,7 @@ def capture_attention(
                 _rotate(seen.pop(name).unflatten(2, (attention.heads, -1)), *inputs[3])
                 for name in ("query", "key")
             )
-            maps[seen["call"]] = frame_attention(query, key, seen["frames"]).cpu()
+            maps[seen["call"]] = measure(query, key, seen["frames"]).cpu()
 
     attention = transformer.blocks[block].attn1
     hooks = [
@@ -119,6 +149,7 @@ def maps_at_steps(
     *,
     guidance: bool,
     block: int = -1,
+    measure: Measure = frame_attention,
 ) -> dict[int, torch.Tensor]:
     """The prompt's maps at some steps of a sampling, each ``(frames, frames)``.
 
@@ -126,13 +157,14 @@ def maps_at_steps(
         sample: makes one video with the transformer.
         steps: sampling steps, counted from 0.
         guidance: whether a step has a second pass, without the prompt.
+        block, measure: as of `capture_attention`.
 
     Raises:
         ValueError: if the transformer does not run at one of the steps.
     """
     passes = 2 if guidance else 1
     calls = {passes * step for step in steps}
-    with capture_attention(transformer, block=block, calls=calls) as maps:
+    with capture_attention(transformer, block=block, calls=calls, measure=measure) as maps:
         sample()
     if missing := calls - maps.keys():
         raise ValueError(

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import init_empty_weights
 from diffusers import AutoencoderKLWan
 from safetensors import safe_open
 
@@ -16,6 +17,7 @@ from pusa.models.folder import (
     require_files,
     weight_files,
 )
+from pusa.models.lora import open_merge
 from pusa.transformer import VTAWanTransformer3DModel
 
 
@@ -38,6 +40,28 @@ def load_transformer(
         return VTAWanTransformer3DModel.from_pretrained(
             folder, torch_dtype=dtype, device_map={"": torch.device(device)}
         ).eval()
+
+
+def load_merged(
+    folder: str | Path, lora: str | Path, *, lora_scale: float, dtype: torch.dtype
+) -> VTAWanTransformer3DModel:
+    """Load a transformer folder with a LoRA merged into it, one tensor at a time, on the CPU.
+
+    To the bit what `load_transformer` makes of the folder that `pusa.models.lora.merge_lora`
+    writes, without that folder.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_transformer` and `pusa.models.lora.open_merge`.
+    """
+    config = read_part(folder, "transformer")
+    merge = open_merge(folder, lora, lora_scale=lora_scale, dtype=dtype)
+    with loading(folder):
+        check_tensors(folder, config)
+        with init_empty_weights():
+            model = VTAWanTransformer3DModel.from_config(config)
+    tensors = {name: merge.read(name) for name in model.state_dict()}
+    model.load_state_dict(tensors, assign=True)
+    return model.eval()
 
 
 def check_tensors(folder: str | Path, config: dict[str, Any]) -> None:

@@ -12,16 +12,16 @@ import json
 import re
 import shutil
 from collections import ChainMap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from tqdm import tqdm
 
-from pusa.models.folder import digest_weights, require_files, weight_files
+from pusa.models.folder import WEIGHTS, digest_weights, require_files, weight_files
 from pusa.models.lora_formats import (
     ADAPTER_KEY,
     EXPORTS,
@@ -189,23 +189,38 @@ def _adapter_metadata(info: LoraInfo, modules: dict[str, LoraModule] | None = No
     return json.dumps({PREFIX + key: value for key, value in config.items()})
 
 
-def merge_lora(base: str | Path, lora: str | Path, out: str | Path, *, lora_scale: float) -> None:
-    """Write ``W + lora_scale * (alpha / rank) * B A`` as a transformer folder.
+@dataclass(frozen=True, kw_only=True)
+class Merge:
+    """A LoRA with the base that it is to be merged into, whose headers fit each other."""
+
+    #: What is merged: ``sha256`` of the LoRA, and ``lora_scale``.
+    record: dict[str, Any]
+    #: The result's tensors by the base's files.
+    shards: dict[Path, dict[str, TensorLayout]]
+    #: One tensor of the result by its name, made as it is asked for.
+    read: Callable[[str], torch.Tensor]
+
+
+def open_merge(
+    base: str | Path, lora: str | Path, *, lora_scale: float, dtype: torch.dtype | None = None
+) -> Merge:
+    """Prepare ``W + lora_scale * (alpha / rank) * B A`` of all tensors of a transformer folder.
 
     One tensor of the base and one module of the LoRA are read at a time, so that memory does not
-    grow with the model. Arithmetic is float32 and every tensor keeps its storage type. The base
-    has diffusers' names or the original ones, the LoRA any format. The result says in its
-    metadata what was merged, and appears under its name when it is complete.
+    grow with the model. Arithmetic is float32 and each value is rounded once. The base has
+    diffusers' names or the original ones, the LoRA any format.
+
+    Args:
+        dtype: type of the result's tensors, but float32 for those that diffusers keeps so: just
+            what `from_pretrained` makes of a float32 result. Without it every tensor keeps its own.
 
     Raises:
         FileNotFoundError: if the base, one of its shards, or the LoRA is missing.
-        FileExistsError: if ``out`` is there and not an empty folder.
-        OSError: if the disk has no room for the result.
         ValueError: if a file is damaged, the LoRA was made for another base, a LoRA module finds
-            no weight or one of another shape, or the base already has a LoRA merged into it, or
-            the result is not finite.
+            no weight or one of another shape, or the base already has a LoRA merged into it; by
+            ``read``, if a tensor of the result is not finite.
     """
-    base, out = Path(base), Path(out).resolve()
+    base = Path(base)
     if not abs(lora_scale) < 1e30:  # also if it is no number
         raise ValueError(f"lora_scale is {lora_scale}, expected a finite number")
     if (base / "model_index.json").exists():
@@ -216,18 +231,49 @@ def merge_lora(base: str | Path, lora: str | Path, out: str | Path, *, lora_scal
         raise ValueError(f"{base} already holds a merged LoRA ({merged}); merge into the original")
     opened = open_lora(lora)
     modules = fit_lora(opened, base)
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise FileExistsError(f"{out} exists already, expected a new or empty folder")
-
-    record = {"sha256": digest_lora(opened), "lora_scale": lora_scale}
-    metadata = {"format": "pt", MERGED_KEY: json.dumps(record)}
     place = {name: file for file, layout in shards.items() for name in layout}
-    size = sum(tensor.nbytes for layout in shards.values() for tensor in layout.values())
+    if dtype is not None:
+        shards = {file: _stored_as(dtype, layout) for file, layout in shards.items()}
+    layouts = dict(ChainMap(*shards.values()))
 
     def read(name: str) -> torch.Tensor:
-        weight = read_tensor(place[name], name)
-        progress.update(weight.nbytes)
-        return _add(weight, opened, name, modules[name], lora_scale) if name in modules else weight
+        weight, stored = read_tensor(place[name], name), layouts[name]
+        if name in modules:
+            return _add(weight, opened, name, modules[name], lora_scale, stored.dtype)
+        return weight.to(stored.dtype)
+
+    record = {"sha256": digest_lora(opened), "lora_scale": lora_scale}
+    return Merge(record=record, shards=shards, read=read)
+
+
+def merge_lora(
+    base: str | Path,
+    lora: str | Path,
+    out: str | Path,
+    *,
+    lora_scale: float,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write what `open_merge` gives as a transformer folder.
+
+    It says in its metadata what was merged, and appears under its name when it is complete.
+
+    Raises:
+        FileNotFoundError, ValueError: as `open_merge`.
+        FileExistsError: if ``out`` is there and not an empty folder.
+        OSError: if the disk has no room for the result.
+    """
+    base, out = Path(base), Path(out).resolve()
+    merge = open_merge(base, lora, lora_scale=lora_scale, dtype=dtype)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise FileExistsError(f"{out} exists already, expected a new or empty folder")
+    metadata = {"format": "pt", MERGED_KEY: json.dumps(merge.record)}
+    size = sum(tensor.nbytes for layout in merge.shards.values() for tensor in layout.values())
+
+    def read(name: str) -> torch.Tensor:
+        tensor = merge.read(name)
+        progress.update(tensor.nbytes)
+        return tensor
 
     with (
         atomic(out) as unfinished,
@@ -235,10 +281,27 @@ def merge_lora(base: str | Path, lora: str | Path, out: str | Path, *, lora_scal
     ):
         check_space(unfinished.parent, size, "the merged transformer")
         unfinished.mkdir()
-        for file, layout in shards.items():
+        for file, layout in merge.shards.items():
             write_tensors(unfinished / file.name, layout, read, metadata)
         for extra in base.glob("*.json"):
             shutil.copyfile(extra, unfinished / extra.name)
+        index = unfinished / f"{WEIGHTS}.safetensors.index.json"
+        if dtype is not None and index.exists():
+            told = json.loads(index.read_text())
+            index.write_text(json.dumps(told | {"metadata": {"total_size": size}}, indent=2))
+
+
+def _stored_as(dtype: torch.dtype, layout: dict[str, TensorLayout]) -> dict[str, TensorLayout]:
+    """The layout of tensors that are loaded as ``dtype``, by diffusers' own rule."""
+    from pusa.transformer import VTAWanTransformer3DModel  # seconds, for few who merge
+
+    kept = {*VTAWanTransformer3DModel._keep_in_fp32_modules}
+    stored = {}
+    for name, tensor in layout.items():
+        parts = _diffusers_name(name).split(".")
+        loaded = dtype if kept.isdisjoint(parts) else torch.float32
+        stored[name] = tensor._replace(dtype=loaded) if tensor.dtype.is_floating_point else tensor
+    return stored
 
 
 def fit_lora(lora: LoraFile, base: str | Path) -> dict[str, LoraModule]:
@@ -302,12 +365,17 @@ def _count_blocks(names: Iterable[str]) -> int:
 
 
 def _add(
-    weight: torch.Tensor, lora: LoraFile, name: str, module: LoraModule, lora_scale: float
+    weight: torch.Tensor,
+    lora: LoraFile,
+    name: str,
+    module: LoraModule,
+    lora_scale: float,
+    dtype: torch.dtype,
 ) -> torch.Tensor:
-    """``W + lora_scale * (alpha / rank) * B A`` of the weight ``name``, in its own type."""
+    """``W + lora_scale * (alpha / rank) * B A`` of the weight ``name``, as ``dtype``."""
     down, up = lora.tensor(module.down).float(), lora.tensor(module.up).float()
     scale = lora_scale * module.alpha / module.rank
-    merged = torch.empty_like(weight)
+    merged = torch.empty_like(weight, dtype=dtype)
     # Some rows at a time: float32 copies of a whole weight would be several times its size.
     for rows in range(0, len(weight), _ROWS):
         part = slice(rows, rows + _ROWS)

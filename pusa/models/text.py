@@ -17,7 +17,8 @@ def load_text_encoder(model: str | Path, dtype: torch.dtype = torch.float32):
 
     Raises:
         FileNotFoundError: if one is missing.
-        ValueError: if the encoder's weights lack a tensor, or have one of another shape.
+        ValueError: if the encoder's weights lack a tensor, or have one of another shape, or its
+            input embedding is not the shared one, or all zeros.
     """
     require_files(model, ["tokenizer", "text_encoder/config.json"])
     read_part(Path(model) / "text_encoder", "text_encoder")
@@ -25,8 +26,29 @@ def load_text_encoder(model: str | Path, dtype: torch.dtype = torch.float32):
         encoder, found = UMT5EncoderModel.from_pretrained(
             model, subfolder="text_encoder", dtype=dtype, output_loading_info=True
         )
+    _check_embedding(Path(model) / "text_encoder", encoder)
     require_complete(Path(model) / "text_encoder", found)
     return load_tokenizer(model), encoder.eval()
+
+
+def _check_embedding(folder: Path, encoder: UMT5EncoderModel) -> None:
+    """Refuse an encoder that does not see the words, as transformers 5.0 to 5.2 made of Wan's.
+
+    The weights have the embedding once, as ``shared.weight``. Those releases did not tie it where
+    the config has ``tie_word_embeddings: false`` (pull request 43880, in 5.3.0).
+    """
+    shared, used = encoder.shared.weight, encoder.encoder.embed_tokens.weight
+    found = None
+    if not torch.equal(shared, used):
+        found = "differs from shared.weight"
+    elif not used.any():
+        found = "is all zeros"
+    if found:
+        raise ValueError(
+            f"{folder}: encoder.embed_tokens.weight {found}, so that prompts are not read as the "
+            "model learned; expected transformers 5.3 or later, and weights as published, which "
+            "may have to be downloaded again"
+        )
 
 
 def load_tokenizer(model: str | Path):

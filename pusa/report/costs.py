@@ -5,6 +5,11 @@ from pathlib import Path
 import pandas as pd
 
 TRAINING = "train"
+#: What is counted, for readers.
+ATTEMPTS = (
+    "A training counts with all its attempts; of other jobs the attempt that finished, on Slurm "
+    "sacct has the rest."
+)
 
 
 def measure_costs(
@@ -39,7 +44,7 @@ def measure_costs(
         if stage == TRAINING:
             for run in runs:
                 job = Path(stage, f"{run.name}.tsv")
-                seconds[job] = max(seconds.get(job, 0.0), _logged_seconds(run))
+                seconds[job] = training_seconds(benchmarks / job, run)
             mine = {job: s for job, s in seconds.items() if job.stem == main_run}
             rows.append(_row(f"{stage}: {main_run}", mine, gpus.get(stage, 0)))
         rows.append(_row(stage, seconds, gpus.get(stage, 0)))
@@ -62,8 +67,10 @@ def job_seconds(file: Path) -> float:
     return float(pd.read_csv(file, sep="\t")["s"].sum())
 
 
-def _logged_seconds(run: Path) -> float:
-    return float(pd.read_csv(run / "training.csv")["elapsed_seconds"].iloc[-1])
+def training_seconds(file: Path, run: Path) -> float:
+    """How long all attempts of a training took, by its benchmark and its log."""
+    logged = float(pd.read_csv(run / "training.csv")["elapsed_seconds"].iloc[-1])
+    return max(job_seconds(file), logged) if file.exists() else logged
 
 
 def describe_costs(costs: pd.DataFrame) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from pusa.experiments import BOUNDS
-from pusa.report.costs import describe_costs
+from pusa.report.costs import ATTEMPTS, describe_costs
 from pusa.report.page import Number, score_cell, two_columns, write_page
 from pusa.report.provenance import describe_commit
 from pusa.report.study import NOT_VBENCH
@@ -78,7 +78,7 @@ def write_overview(run: Run, out: Path, scale: str) -> None:
         ("", scale, two_columns(describe_setup(run))),
         ("Beside the published tables", f"{comparison}In full: Tables 1 and 2.", beside),
         ("The paper's claims", *_list_claims(run.claims)),
-        ("Cost", describe_costs(run.costs), _list_costs(run.costs)),
+        ("Cost", f"{describe_costs(run.costs)} {ATTEMPTS}", _list_costs(run.costs)),
         ("Provenance", "In full: Where these numbers come from.", origin),
     ]
     write_page(title, sections, out)

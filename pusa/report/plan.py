@@ -1,7 +1,6 @@
 """What a run will take, before it starts: jobs, videos, GPU-hours and disk.
 
-Estimates count the transformer's floating-point operations and nothing else: no VAE, text
-encoder, scoring or waiting. They are there to tell a day from a month.
+Waiting is in none of it. Estimates are there to tell a day from a month.
 """
 
 import subprocess
@@ -11,69 +10,83 @@ from pathlib import Path
 from textwrap import shorten
 
 from pusa.clip import count_latent_frames
-from pusa.config import Clip, Model
-from pusa.experiments import WAN_I2V, Setting, prompt_sets
+from pusa.experiments import Setting, prompt_sets
 from pusa.layout import Layout
-from pusa.models.folder import read_part
+from pusa.report.measured import (
+    measure_encoding,
+    measure_sampling,
+    measure_scoring,
+    measure_training,
+)
+from pusa.speed import (
+    BYTES,
+    KNOWN_SHAPES,
+    LATENT_CHANNELS,
+    LATENT_STRIDE,
+    Estimate,
+    Shape,
+    find_shape,
+)
 
-#: Forward passes' worth of operations in a training step of a frozen base with a LoRA: forward,
-#: and the gradients of activations, which cost about two forwards where attention prevails.
-TRAINING_PASSES = 3
-VIDEO_BYTES_PER_PIXEL = 0.15  # h264 at crf 10, assumed; clips with much motion take more
-LATENT_CHANNELS, LATENT_STRIDE, PATCH = 16, 8, 2
+#: h264 at crf 10, assumed; clips with much motion take more.
+VIDEO_BYTES_PER_PIXEL = 0.15
 
 
 @dataclass(frozen=True)
-class Shape:
-    """The sizes of a Wan transformer that its cost depends on."""
+class Stage:
+    """What a stage takes of GPUs, in seconds of one."""
 
-    dim: int
-    ffn_dim: int
-    layers: int
+    assumed: float
+    #: What its finished jobs took against what is assumed for them, and how many they are.
+    factor: float = 1.0
+    jobs: int = 0
 
     @property
-    def parameters(self) -> int:
-        """Parameters of the blocks, which are nearly all."""
-        return self.layers * (8 * self.dim**2 + 2 * self.dim * self.ffn_dim)
-
-    def forward_flops(self, tokens: int, text_tokens: int) -> float:
-        """Operations of one forward pass of one clip, a multiplication and a sum each."""
-        d, f = self.dim, self.ffn_dim
-        linear = tokens * (4 * d * d + 2 * d * d + 2 * d * f)  # self-, cross-attention, ffn
-        text = text_tokens * 2 * d * d  # cross-attention's keys and values
-        attention = 2 * tokens * tokens * d + 2 * tokens * text_tokens * d
-        return 2.0 * self.layers * (linear + text + attention)
-
-    def lora_parameters(self, rank: int) -> int:
-        """Parameters of a LoRA on a block's linear layers: eight in attention, two after it."""
-        return self.layers * rank * (8 * 2 * self.dim + 2 * (self.dim + self.ffn_dim))
-
-
-#: Wan2.1's sizes, for a plan before the model is there; then its config is read.
-KNOWN_SHAPES = {
-    "Wan-AI/Wan2.1-T2V-14B-Diffusers": Shape(5120, 13824, 40),
-    "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": Shape(1536, 8960, 30),
-}
-
-
-def find_shape(model: Model) -> Shape | None:
-    """The sizes of the configured model: from its folder, or by its name; None if unknown."""
-    folder = Path(model.path, "transformer")
-    if (folder / "config.json").is_file():
-        config = read_part(folder, "transformer")
-        dim = config["num_attention_heads"] * config["attention_head_dim"]
-        return Shape(dim, config["ffn_dim"], config["num_layers"])
-    return KNOWN_SHAPES.get(model.repo or "")
+    def hours(self) -> float:
+        """GPU-hours, measured where some job has finished."""
+        return self.assumed * self.factor / 3600
 
 
 def video_hours(layout: Layout, setting: Setting) -> float | None:
     """GPU-hours of sampling a video of a setting; None where the plan does not know them."""
-    shape, tflops = find_shape(layout.config.model), layout.config.cost.tflops
     if setting.steps is None:
         return 0.0  # nothing is sampled
-    if shape is None or tflops is None:
+    estimate = layout.estimate
+    if estimate is None:
         return None
-    return _video_flops(layout, shape, setting) / (tflops * 1e12 * 3600)
+    return Stage(estimate.video(setting), *measure_sampling(layout, estimate)).hours
+
+
+def estimate_stages(layout: Layout, estimate: Estimate) -> dict[str, Stage]:
+    """What the tables of a configuration take of GPUs from nothing, by stage.
+
+    Seconds are counted operations over an assumed speed, until jobs have finished: then they are in
+    proportion to what these took.
+    """
+    config, settings = layout.config, layout.settings["tables"]
+    training = sum(estimate.training(layout.runs[name]) for name in layout.runs_of("tables"))
+    sampling = sum(
+        layout.videos("tables", name) * estimate.video(setting)
+        + layout.shards("tables", name) * estimate.sampling_job(setting)
+        for name, setting in settings.items()
+        if setting.steps is not None
+    )
+    # By a LoRA that is not merged, with the text encoder.
+    shown = len(layout.tasks) * layout.task_clips + len(layout.compared)
+    video = estimate.video(layout.main, lora_rank=layout.main.rank) + estimate.embedding(1)
+    encoding = {"cache_prompts": estimate.embedding(sum(layout.prompts["all"].values()))}
+    if config.is_trained and config.cache.source == "encode" and config.dataset.clips:
+        encoding["cache_latents"] = estimate.encoding(config.dataset.clips)
+    stages = {
+        "training": Stage(training, *measure_training(layout, estimate)),
+        "sampling": Stage(sampling, *measure_sampling(layout, estimate)),
+        "tasks and attention": Stage(shown * video),
+        "encoding": Stage(sum(encoding.values()), *measure_encoding(layout, encoding)),
+    }
+    if config.score.scorer == "vbench":
+        scoring = sum(estimate.scoring(layout.sampled("tables", name)) for name in settings)
+        stages["scoring"] = Stage(scoring, *measure_scoring(layout, estimate))
+    return {name: stage for name, stage in stages.items() if stage.assumed}
 
 
 def describe_plan(layout: Layout) -> str:
@@ -82,29 +95,32 @@ def describe_plan(layout: Layout) -> str:
     reported = layout.experiments[layout.experiments["table"] == "2"]["setting"]
     in_table2 = len({s.name for s in reported if s.steps is not None})
     videos = {name: layout.videos("tables", name) for name in settings}
-    merged = sum(1 for s in settings.values() if s.rank is not None)  # one for each setting
     lines = [
         f"{len(settings)} settings, {in_table2} of them sampled for Table 2, each made once:",
         *_describe_prompts(layout),
-        f"{len(layout.runs_of('tables'))} training runs, {merged} merged checkpoints, "
+        f"{len(layout.runs_of('tables'))} training runs, "
         f"{sum(videos.values()):,} videos in {len(layout.manifests('tables')):,} sampling jobs, "
         f"{sum(len(layout.setting_score_shards('tables', name)) for name in settings):,} scoring "
         "jobs",
     ]
     lines.append(_describe_guidance(layout))
+    if altering := config.sample.altering:
+        told = ", ".join(f"sample.{key}" for key in altering)
+        lines.append(f"with {told}, which changes scores")
     if layout.trains_baseline:
         lines.append(f"a tiny Wan-I2V, trained for {config.baseline.steps} steps")
     lines.append(
         f"{len(layout.tasks) * layout.task_clips} videos of tasks, attention of "
-        f"{len(layout.compared)} models (not in what follows)"
+        f"{len(layout.compared)} models"
     )
     shape = find_shape(config.model)
     if shape is None:
         lines.append("GPU-hours and disk: not estimated, as the model is not known before it is")
         lines.append("downloaded (`snakemake download`)")
     else:
-        lines += _describe_hours(layout, shape, videos)
-        lines += _describe_disk(layout, shape, videos, merged)
+        lines += _describe_hours(layout)
+        lines += _describe_disk(layout, shape, videos)
+    lines.append(_describe_first_look(layout))
     return "\n  ".join(["What this configuration takes from nothing:", *lines])
 
 
@@ -157,39 +173,49 @@ def _describe_guidance(layout: Layout) -> str:
     return f"{told}, against {shorten(negative, 50, placeholder=' …')!r} ({file})"
 
 
-def _describe_hours(layout: Layout, shape: Shape, videos: dict[str, int]) -> list[str]:
-    train, cost = layout.config.train, layout.config.cost
-    forward = _forward_flops(layout, shape)
-    settings = layout.settings["tables"]
-    sampling = sum(n * _video_flops(layout, shape, settings[name]) for name, n in videos.items())
-    step = TRAINING_PASSES + (1 if train.gradient_checkpointing else 0)
-    iterations = sum(layout.runs[name].iterations[-1] for name in layout.runs_of("tables"))
-    training = iterations * train.total_batch * step * forward
-    if cost.tflops is None:
-        return [f"{sampling + training:.2g} floating-point operations of the transformer"]
-    hours = [flops / (cost.tflops * 1e12 * 3600) for flops in (training, sampling)]
+def _describe_first_look(layout: Layout) -> str:
+    settings = layout.settings["first_look"]
+    videos = {name: layout.videos("first_look", name) for name in settings}
+    hours = [video_hours(layout, s) for s in settings.values()]
+    price = ""
+    if None not in hours:
+        total = sum(n * each for n, each in zip(videos.values(), hours, strict=True))
+        usd = layout.config.cost.usd_per_gpu_hour
+        price = f", about {total:.2g} GPU-hours" + (f", ${total * usd:,.2f}" if usd else "")
+    trained = ", after the main training" if layout.config.is_trained else ""
+    return (
+        f"snakemake first_look, not in this: {sum(videos.values())} videos by {len(videos)} "
+        f"models{price}{trained}"
+    )
+
+
+def _describe_hours(layout: Layout) -> list[str]:
+    cost, estimate = layout.config.cost, layout.estimate
+    if layout.config.device == "cpu":
+        return ["no GPU-hours: everything runs on the CPU (device)"]
+    if estimate is None:
+        return ["GPU-hours: not estimated without cost.gpu, which names a kind of GPU"]
+    stages = estimate_stages(layout, estimate)
+    hours = sum(stage.hours for stage in stages.values())
     price = ""
     if cost.usd_per_gpu_hour is not None:
-        price = f", ${sum(hours) * cost.usd_per_gpu_hour:,.0f}"
-    return [
-        f"about {sum(hours):,.0f} GPU-hours{price} at {cost.tflops:g} TFLOP/s (cost.tflops): "
-        f"training {hours[0]:,.0f}, sampling {hours[1]:,.0f}; scoring is not in the estimate"
+        price = f", ${hours * cost.usd_per_gpu_hour:,.0f}"
+    gpu = estimate.gpu
+    lines = [
+        f"about {hours:,.0f} GPU-hours{price}, by {gpu.bfloat16:g} TFLOP/s in bfloat16 and "
+        f"{gpu.float32:g} in float32, assumed of {cost.gpu} (cost.gpu):"
     ]
+    told = []
+    for name, stage in stages.items():
+        known = ""
+        if stage.jobs:
+            known = f" (measured, {stage.factor:.2f} of what is assumed: {stage.jobs} jobs)"
+        told.append(f"{name} {stage.hours:,.{0 if stage.hours >= 10 else 1}f}{known}")
+    lines.append(f"  {', '.join(told)}")
+    return lines
 
 
-def _video_flops(layout: Layout, shape: Shape, setting: Setting) -> float:
-    """Of sampling a video; a Wan-I2V is of the base's size."""
-    section = layout.config.baseline if setting.model == WAN_I2V else layout.config.sample
-    passes = 2 if section.guidance_scale > 1 else 1
-    return _forward_flops(layout, shape) * passes * (setting.steps or 0)
-
-
-def _forward_flops(layout: Layout, shape: Shape) -> float:
-    clip = layout.config.clip
-    return shape.forward_flops(_count_tokens(clip), clip.text_tokens)
-
-
-def _describe_disk(layout: Layout, shape: Shape, videos: dict[str, int], merged: int) -> list[str]:
+def _describe_disk(layout: Layout, shape: Shape, videos: dict[str, int]) -> list[str]:
     config, clip = layout.config, layout.config.clip
     runs = [layout.runs[name] for name in layout.runs_of("tables")]
     sizes = {}
@@ -200,7 +226,9 @@ def _describe_disk(layout: Layout, shape: Shape, videos: dict[str, int], merged:
         sizes["trained transformers"] = 4 * saved * shape.parameters
     else:
         lora = sum(shape.lora_parameters(run.rank) * len(run.iterations) for run in runs)
-        sizes["LoRAs"] = (2 if config.train.lora_dtype == "bfloat16" else 4) * lora
+        sizes["LoRAs"] = BYTES[config.train.lora_dtype] * lora
+    if layout.merged:
+        sizes["the merged transformer"] = BYTES[config.sample.dtype] * shape.parameters
     if config.model.source == "hub":
         sizes["the model's transformer"] = 4 * shape.parameters
     if layout.has_baseline and config.baseline.source == "hub":
@@ -212,20 +240,7 @@ def _describe_disk(layout: Layout, shape: Shape, videos: dict[str, int], merged:
         latents = 4 * frame * count_latent_frames(clip.frames)
         sizes["cached latents"] = latents * config.dataset.clips
     parts = ", ".join(f"{name} {_bytes(n)}" for name, n in sizes.items() if n)
-    lines = [f"about {_bytes(sum(sizes.values()))} of disk for good: {parts}"]
-    if merged:
-        one = 4 * shape.parameters
-        lines.append(
-            f"and {_bytes(one)} for each merged checkpoint that waits for its samples, up to "
-            f"{_bytes(merged * one)}"
-        )
-    return lines
-
-
-def _count_tokens(clip: Clip) -> int:
-    side = LATENT_STRIDE * PATCH
-    rows, columns = clip.height // side, clip.width // side
-    return count_latent_frames(clip.frames) * rows * columns
+    return [f"about {_bytes(sum(sizes.values()))} of disk for good: {parts}"]
 
 
 def _bytes(n: float) -> str:

@@ -19,7 +19,7 @@ import pandas as pd
 
 from pusa.data.suite import KINDS
 from pusa.experiments import Setting
-from pusa.layout import CLAIMS, PUBLISHED, Layout
+from pusa.layout import Layout
 from pusa.report.claims import Claim, Claims, evaluate_claims, read_claims
 from pusa.report.page import Number, write_page
 from pusa.report.plan import video_hours
@@ -224,7 +224,7 @@ def price_claims(
         FileNotFoundError: if there are no scores at all.
         ValueError: as `pusa.report.study.read_study`.
     """
-    claims, sheet = read_claims(CLAIMS), layout.config.experiments
+    claims, sheet = read_claims(layout.claims), layout.config.experiments
     seed = layout.config.train.seed if layout.config.is_trained else None
     folder, subset = Path(layout.path("scores", "tables")), layout.subset("tables")
     study = Study(layout.experiments, {}, subset)
@@ -241,7 +241,7 @@ def price_claims(
         earlier = read_study(pilot_sheet or sheet, pilot, seeds=[seed], subset={})
         pilots.append(_Pilot(str(pilot), Study(earlier.experiments, earlier.scores, None)))
 
-    published = [read_published(PUBLISHED[number]) for number in (1, 2)]
+    published = [read_published(layout.published[number]) for number in (1, 2)]
     evaluated = evaluate_claims(claims, *published, study)
     priced, compared, videos = [], [], {}
     for number, claim in enumerate(claims.claims, start=1):

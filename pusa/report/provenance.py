@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from pusa.report.costs import job_seconds
+from pusa.config import SampleSwitches
+from pusa.report.costs import ATTEMPTS, job_seconds
 from pusa.report.page import two_columns, write_page
 
 #: What the page tells of a training run; its run.json has the rest.
@@ -51,8 +52,11 @@ def collect_provenance(
     guidance = {"scale": config["sample"]["guidance_scale"]}
     if "baseline" in config:
         guidance["scale of Wan-I2V"] = config["baseline"]["guidance_scale"]
+    keys = SampleSwitches.model_fields.keys() & config["sample"].keys()
+    switches = SampleSwitches.read({key: config["sample"][key] for key in keys})
     return {
         "config": config,
+        "switches": {"change scores": switches.altering, "round otherwise": switches.rounding},
         "guidance": guidance | {"negative prompt": negative_prompt},
         "repository": _describe_repository(repository),
         "seeds": seeds,
@@ -118,6 +122,11 @@ def write_provenance(record: dict, costs: pd.DataFrame, out: Path) -> None:
         "system": record["system"],
         **{f"seed: {name}": value for name, value in record["seeds"].items()},
         **{f"guidance: {name}": value for name, value in record["guidance"].items()},
+        **{
+            f"switches that {what}": ", ".join(f"{k} {v}" for k, v in switches.items())
+            for what, switches in record["switches"].items()
+            if switches
+        },
     }
     downloads = [
         {
@@ -137,7 +146,7 @@ def write_provenance(record: dict, costs: pd.DataFrame, out: Path) -> None:
     shown_costs = shown_costs.where(costs.notna(), "")  # without a price
     sections = [
         ("The run", "Times are UTC, of the jobs on record.", two_columns(run)),
-        ("Cost", "Hours of jobs, times the GPUs of each.", shown_costs),
+        ("Cost", f"Hours of jobs, times the GPUs of each. {ATTEMPTS}", shown_costs),
     ]
     if downloads:
         text = "Sizes and checksums of every file are in the .json beside this page."
@@ -156,7 +165,8 @@ def _describe_scoring(records: dict[str, dict]) -> dict[str, str]:
     facts: dict[str, set[str]] = {}
     for record in records.values():
         packages = ", ".join(f"{n} {v}" for n, v in record["packages"].items())
-        told = {key: value for key, value in record.items() if isinstance(value, str)}
+        # The digest of its table is of one setting, and in the JSON.
+        told = {k: v for k, v in record.items() if isinstance(v, str) and k != "sha256"}
         for key, value in {**told, "packages": packages}.items():
             facts.setdefault(f"scoring: {key.replace('_', ' ')}", set()).add(value)
     return {key: "; ".join(sorted(values)) for key, values in facts.items()}

@@ -9,7 +9,12 @@ import torch
 
 from pusa.config import AttentionSettings, Weights
 from pusa.flow import sigma_grid
-from pusa.models.attention import first_frame_mass, maps_at_steps
+from pusa.models.attention import (
+    attention_of_means,
+    first_frame_mass,
+    frame_attention,
+    maps_at_steps,
+)
 from pusa.models.load import latent_shape
 from pusa.models.text import (
     check_prompts,
@@ -20,6 +25,7 @@ from pusa.models.text import (
 )
 from pusa.sample.baseline import continue_image, load_baseline
 from pusa.sample.conditioning import given_frames, place, read_conditions
+from pusa.sample.frames import prompt_encoder, sample_frames
 from pusa.sample.pipeline import load_pipeline
 from pusa.sample.tasks import TASKS
 from pusa.sampler import noise_for
@@ -72,13 +78,21 @@ def measure_attention(
         )
     else:
         pipeline = load_pipeline(model, weights, device)
-        sample = partial(pipeline, prompt, settings, conditions=conditions)
+        sample = partial(
+            sample_frames,
+            pipeline,
+            [prompt],
+            settings,
+            embed=prompt_encoder(pipeline),
+            conditions=conditions,
+        )
     maps = maps_at_steps(
         sample,
         pipeline.transformer,
         settings.looked_at,
         guidance=settings.guidance_scale > 1,
         block=settings.block,
+        measure=attention_of_means if settings.as_authors else frame_attention,
     )
     # The baseline's scheduler knows its levels when it has run.
     sigmas = pipeline.scheduler.sigmas if baseline else sigma_grid(settings.steps, settings.shift)
@@ -87,6 +101,7 @@ def measure_attention(
         "steps_total": settings.steps,
         "seed": settings.seed,
         "given": given_frames(placements),
+        "as_authors": settings.as_authors,
         "block": settings.block % len(pipeline.transformer.blocks),
         "guidance_scale": settings.guidance_scale,
         "frames": settings.frames,

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from diffusers import AutoencoderKLWan
 from PIL import Image
 
 from pusa.clip import ClipSize, count_latent_frames
-from pusa.data.image import fit_image, is_image, load_image
+from pusa.data.image import fit_image, is_image, load_image, open_image, upright_rgb
 from pusa.data.video import FPS, is_of_another_rate, scan_video
 from pusa.models.load import encode_pixels, frames_to_pixels
 from pusa.sample.tasks import Given
@@ -188,21 +189,110 @@ def read_conditions(placements: Iterable[Placement], size: ClipSize) -> list[Con
     """
     placements = list(placements)
     check_placements(placements, size)
-    run, alone = [], []
-    for placement in placements:
-        lone = placement.first == placement.last > 1
-        (alone if lone else run).append(placement)
-    conditions = [
-        Condition(_read_pixels(p, size), (latent_frame(p.first),), p.multipliers) for p in alone
-    ]
+    return _encoded_together([(p, _read_pixels(p, size)) for p in placements])
+
+
+def make_conditions(
+    given: Sequence[Any], size: ClipSize, *, image: Image.Image | None = None
+) -> list[Condition]:
+    """Conditions of what a person has in memory, or of files.
+
+    Args:
+        given: each a `Condition`, frames as `read_frames` takes them, which then are the video's
+            first, or a tuple: frames, the place of the first of them in the video, from 1, and, if
+            they are not clean, their noise multiplier or one per latent frame.
+        image: the first frame, if it is to be there too, clean.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_frames`, `check_placements`, `check_conditions`; it
+            names the entry, counted from 0.
+    """
+    if not isinstance(given, (list, tuple)):
+        raise ValueError(
+            f"conditions: found a {type(given).__name__}, expected a list of them; image takes a "
+            "first frame alone"
+        )
+    entries = {f"conditions[{number}]": entry for number, entry in enumerate(given)}
+    if image is not None:
+        entries["image"] = image
+    own, placed = [], []
+    for name, entry in entries.items():
+        if isinstance(entry, Condition):
+            own.append(entry)
+            continue
+        frames, first, noise = _unpack(name, entry)
+        images = read_frames(frames, name)
+        placement = Placement(
+            file=Path(name),
+            source=1,
+            first=first,
+            last=first + len(images) - 1,
+            multipliers=tuple(np.atleast_1d(noise).tolist()),
+        )
+        sides = {"height": size.height, "width": size.width}
+        placed.append((placement, np.stack([fit_image(image, **sides) for image in images])))
+    placed.sort(key=lambda pair: pair[0].first)
+    check_placements([placement for placement, _ in placed], size)
+    conditions = [*own, *_encoded_together(placed)]
+    check_conditions(conditions, size)
+    return conditions
+
+
+def read_frames(frames: Any, name: str) -> list[Image.Image]:
+    """Frames in any form that diffusers takes: upright, RGB, of any size.
+
+    Args:
+        frames: a PIL image or the path of one; an array ``([n,] height, width, 3)`` or a tensor
+            ``([n,] 3, height, width)``, ``uint8`` or floats in [0, 1]; or a list of these.
+        name: what they are called in an error.
+
+    Raises:
+        FileNotFoundError, ValueError: if it is none of these.
+    """
+    if isinstance(frames, list) and frames:
+        return [image for frame in frames for image in read_frames(frame, name)]
+    if isinstance(frames, (str, Path)):
+        return [open_image(frames)]
+    if isinstance(frames, Image.Image):
+        return [upright_rgb(name, frames)]
+    found = f"a {type(frames).__name__}"
+    if isinstance(frames, torch.Tensor) and frames.ndim >= 3:
+        frames = frames.detach().cpu().movedim(-3, -1)
+        frames = (frames.float() if frames.is_floating_point() else frames).numpy()
+    if isinstance(frames, np.ndarray):
+        found = f"{frames.dtype} {frames.shape}"
+        if frames.dtype.kind == "f":
+            if not (frames.min() >= 0 and frames.max() <= 1):
+                raise ValueError(
+                    f"{name}: found values from {frames.min():g} to {frames.max():g}, expected "
+                    "0 to 1"
+                )
+            frames = (255 * frames).round().astype(np.uint8)
+        if frames.dtype == np.uint8 and frames.ndim in (3, 4) and frames.shape[-1] == 3:
+            return [Image.fromarray(frame) for frame in frames.reshape(-1, *frames.shape[-3:])]
+    raise ValueError(
+        f"{name}: found {found}, expected PIL images, paths of images, arrays (height, width, 3) "
+        "or tensors (3, height, width), uint8 or floats from 0 to 1, or a list of them"
+    )
+
+
+def _encoded_together(placed: Sequence[tuple[Placement, np.ndarray]]) -> list[Condition]:
+    """Conditions of placements and their pixels, which are in order."""
+    run, conditions = [], []
+    for placement, pixels in placed:
+        if placement.first == placement.last > 1:
+            latent = latent_frame(placement.first)
+            conditions.append(Condition(pixels, (latent,), placement.multipliers))
+        else:
+            run.append((placement, pixels))
     if run:
-        pixels = [_read_pixels(placement, size) for placement in run]
-        if run[0].first > 1:
+        pixels = [pixels for _, pixels in run]
+        if run[0][0].first > 1:
             pixels.insert(0, pixels[0][:1])
         run_condition = Condition(
             np.concatenate(pixels),
-            tuple(latent for p in run for latent in p.latent_frames),
-            tuple(m for p in run for m in _multipliers_of(p)),
+            tuple(latent for p, _ in run for latent in p.latent_frames),
+            tuple(m for p, _ in run for m in _multipliers_of(p)),
         )
         conditions.insert(0, run_condition)
     return conditions
@@ -306,6 +396,21 @@ def _nearest_span(first: int, last: int) -> tuple[int, int]:
         key=lambda frame: (abs(frame - first), frame),
     )
     return start, end
+
+
+def _unpack(name: str, entry: Any) -> tuple[Any, int, Any]:
+    """Frames, the place of the first, and their noise multiplier."""
+    match entry:
+        case (frames, int(first)) if isinstance(entry, tuple):
+            return frames, first, 0.0
+        case (frames, int(first), noise) if isinstance(entry, tuple):
+            return frames, first, noise
+        case tuple():
+            raise ValueError(
+                f"{name}: expected frames, the place of the first of them, from 1, and perhaps a "
+                f"noise multiplier, found a tuple of {len(entry)}"
+            )
+    return entry, 1, 0.0
 
 
 def _check_multipliers(name: str, multipliers: tuple[float, ...]) -> None:

@@ -1,70 +1,77 @@
-"""From prompts and conditions to frames, as every video is made but the baseline's."""
+"""Videos as the project makes them: with noise that is a function of seed, prompt and sample."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLWan
+from diffusers import WanPipeline
 
 from pusa.config import VideoSettings
-from pusa.flow import sigma_grid
-from pusa.models.load import decode_latents, latent_shape, pixels_to_frames
-from pusa.sample.conditioning import Condition, encode_conditions
-from pusa.sampler import LowNoiseExpert, Velocity, noise_for, sample_latents
+from pusa.models.load import latent_shape
+from pusa.models.text import count_text_tokens, encode_prompts
+from pusa.sample.pipeline import PusaPipeline
+from pusa.sample.scheduler import paper_scheduler
+from pusa.sampler import noise_for
+
+#: Embedding of a prompt, ``(text_tokens, dim)``.
+Embed = Callable[[str], torch.Tensor]
 
 
-class Wanted(NamedTuple):
-    """A video of a batch."""
+def prompt_encoder(pipeline: WanPipeline) -> Embed:
+    """Embeddings by a pipeline's own encoder; those of late are not made again."""
+    length = count_text_tokens(pipeline.tokenizer)
 
-    prompt: str  # decides the noise, together with seed and sample
-    sample: int
-    conditions: Sequence[Condition]
-    embeds: torch.Tensor  # of the prompt, (text_tokens, dim)
+    @lru_cache(maxsize=16)
+    def embed(prompt: str) -> torch.Tensor:
+        # One by one, as the last bits depend on what a prompt is encoded with.
+        return encode_prompts(pipeline.tokenizer, pipeline.text_encoder, [prompt], length)[0].cpu()
+
+    return embed
 
 
+@torch.no_grad()
 def sample_frames(
-    vae: AutoencoderKLWan,
-    velocity: Velocity,
+    pipeline: PusaPipeline,
+    prompts: Sequence[str],
     settings: VideoSettings,
-    batch: Sequence[Wanted],
     *,
-    negative_embeds: torch.Tensor | None,
-    device: torch.device | str,
-    low_noise: LowNoiseExpert | None = None,
-    on_step: Callable[[int], None] | None = None,
+    embed: Embed,
+    samples: Sequence[int] | None = None,
+    guidance_scale_2: float | None = None,
+    **given: Any,
 ) -> np.ndarray:
-    """Make the videos of a batch (Algorithm 1), which are given the same latent frames.
+    """Make the videos of a batch, by the paper's scheduler.
 
     Args:
-        negative_embeds: of the negative prompt, ``(text_tokens, dim)``; unused without guidance.
-        device: where all parts compute, which an offloaded one does not lie on.
+        samples: decide the noise, together with prompts and seed; 0 each if absent.
+        guidance_scale_2: of the low-noise expert; as the other's if None.
+        given: ``image`` or ``conditions`` of the pipeline.
 
     Returns:
-        ``uint8`` ``(batch, frames, height, width, 3)``.
+        ``uint8`` ``(prompts, frames, height, width, 3)``.
 
     Raises:
         FloatingPointError: if the model's output is not finite.
     """
-    shape = latent_shape(vae, settings)
-    encoded = [encode_conditions(vae, v.conditions, shape, device=device) for v in batch]
-    noise = torch.stack([noise_for(settings.seed, v.prompt, v.sample, shape) for v in batch])
-    if negative_embeds is not None:
-        negative_embeds = negative_embeds.to(device).expand(len(batch), -1, -1)
-    latents = sample_latents(
-        velocity,
-        noise.to(device),
-        sigma_grid(settings.steps, settings.shift),
-        multipliers=encoded[0][1],
-        condition=torch.cat([latents for latents, _ in encoded]).to(device),
-        prompt_embeds=torch.stack([v.embeds for v in batch]).to(device),
-        negative_embeds=negative_embeds,
+    shape = latent_shape(pipeline.vae, settings)
+    samples = samples or [0] * len(prompts)
+    noise = [noise_for(settings.seed, p, s, shape) for p, s in zip(prompts, samples, strict=True)]
+    guided = max(settings.guidance_scale, guidance_scale_2 or 1) > 1
+    pipeline.scheduler = paper_scheduler(settings.shift)
+    videos = pipeline(
+        height=settings.height,
+        width=settings.width,
+        num_frames=settings.frames,
+        num_inference_steps=settings.steps,
         guidance_scale=settings.guidance_scale,
-        low_noise=low_noise,
-        on_step=on_step,
-    )
-    if not latents.isfinite().all():
-        raise FloatingPointError(
-            "the model's output is not finite; try float32, or a smaller lora_scale"
-        )
-    return pixels_to_frames(decode_latents(vae, latents))
+        guidance_scale_2=guidance_scale_2,
+        latents=torch.stack(noise),
+        prompt_embeds=torch.stack([embed(prompt) for prompt in prompts]),
+        negative_prompt_embeds=embed(settings.negative_prompt)[None] if guided else None,
+        **given,
+    ).frames
+    if not np.isfinite(videos).all():
+        raise FloatingPointError("the VAE's output is not finite; try float32")
+    return (255 * videos).round().astype(np.uint8)

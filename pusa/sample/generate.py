@@ -14,17 +14,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import ContextParallelConfig
-from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend
 
 from pusa.clip import count_latent_frames
 from pusa.config import GenerateSettings, Outputs, Switches, VideoSettings, Weights
 from pusa.models.folder import digest_text_encoder, read_part
 from pusa.models.text import check_prompts, count_text_tokens, load_tokenizer
 from pusa.sample.conditioning import Condition, Placement, read_conditions
+from pusa.sample.frames import Embed, prompt_encoder, sample_frames
 from pusa.sample.loop import MakeBatch, Request, make_videos, plan_videos
 from pusa.sample.origin import check_size, describe_model
 from pusa.sample.pipeline import PusaPipeline, load_pipeline
+from pusa.sample.switches import check_switches, use_switches
 
 #: Files that are not what is written; a mistake, if one of them is to be a folder's name.
 OTHER_FORMATS = (".avi", ".gif", ".mkv", ".mov", ".webm")
@@ -59,7 +59,7 @@ def generate(
         FileNotFoundError, ValueError: if a file, prompt, placement or switch cannot be used.
             Everything that can be wrong is found before weights are loaded, which takes minutes.
     """
-    _check_switches(switches, device)
+    check_switches(switches, device)
     out = Path(out)
     folder, requests = _place_output(out, list(requests))
     origin = describe_model(model, weights)
@@ -81,7 +81,9 @@ def generate(
         count_text_tokens(tokenizer),
         negative_prompt=settings.negative_prompt,
     )
-    videos = plan_videos(requests, settings, folder, origin=origin, outputs=outputs)
+    videos = plan_videos(
+        requests, settings, folder, origin=origin, outputs=outputs, switches=switches
+    )
     sheet = folder / ("contact_sheet.png" if folder == out else f"{out.stem}_contact_sheet.png")
     finished = all(video.complete for video in videos)
     if outputs.contact_sheet and sheet.exists() and not (finished or outputs.overwrite):
@@ -93,13 +95,14 @@ def generate(
     def load() -> MakeBatch:
         gpu = _join_processes(device) if switches.context_parallel else device
         pipeline = load_pipeline(model, weights, gpu if switches.offload == "none" else "cpu")
-        _use_switches(pipeline, switches, gpu)
+        use_switches(pipeline, switches, gpu)
         pipeline.set_progress_bar_config(
             desc="steps", unit="step", position=1, leave=False, disable=None if writes else True
         )
-        return lambda batch: [make_video(pipeline, request, settings) for request in batch]
+        embed = prompt_encoder(pipeline)
+        return lambda batch: [make_video(pipeline, r, settings, embed=embed) for r in batch]
 
-    make_videos(videos, load, device=device, writes=writes)
+    make_videos(videos, load, device=device, switches=switches, writes=writes)
     if switches.context_parallel and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()  # PyTorch wants to be told
     if not writes:
@@ -114,17 +117,21 @@ def generate(
     return made
 
 
-def make_video(pipeline: PusaPipeline, request: Request, settings: GenerateSettings) -> np.ndarray:
+def make_video(
+    pipeline: PusaPipeline, request: Request, settings: GenerateSettings, *, embed: Embed
+) -> np.ndarray:
     """The video of a request, ``uint8`` ``(frames, height, width, 3)``."""
 
     def make_window(conditions: list[Condition], window: int) -> np.ndarray:
-        return pipeline(
-            request.prompt,
+        return sample_frames(
+            pipeline,
+            [request.prompt],
             # The same noise again would repeat what happens.
             settings.part(VideoSettings, seed=settings.seed + window),
-            conditions=conditions,
+            embed=embed,
+            samples=[request.sample],
             guidance_scale_2=settings.guidance_scale_2,
-            sample=request.sample,
+            conditions=conditions,
         )[0]
 
     frames = make_window(read_conditions(request.placements, settings), 0)
@@ -204,50 +211,6 @@ def _place_output(out: Path, requests: list[Request]) -> tuple[Path, list[Reques
     if len(requests) > 1:
         raise ValueError(f"--out {out} is one file, expected a folder for several videos")
     return out.parent, [replace(request, name=out.stem) for request in requests]
-
-
-def _check_switches(switches: Switches, device: str) -> None:
-    if switches.offload != "none" and device == "cpu":
-        raise ValueError(
-            f"--offload {switches.offload} moves weights to a GPU, but there is none here"
-        )
-    if switches.context_parallel and "WORLD_SIZE" not in os.environ:
-        raise ValueError(
-            "--context-parallel needs several processes, expected a start by "
-            "`torchrun --nproc-per-node N -m pusa generate`"
-        )
-    name = switches.attention_backend
-    if name is None:
-        return
-    backends = sorted(backend.value for backend in AttentionBackendName)
-    if name not in backends:
-        raise ValueError(f"--attention-backend {name}: expected one of {', '.join(backends)}")
-    try:
-        with attention_backend(name):
-            pass
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f"--attention-backend {name} cannot be used: {error}") from None
-
-
-def _use_switches(pipeline: PusaPipeline, switches: Switches, device: str) -> None:
-    if switches.vae_tiling:
-        pipeline.vae.enable_tiling()
-    for transformer in filter(None, (pipeline.transformer, pipeline.transformer_2)):
-        if switches.attention_backend:
-            transformer.set_attention_backend(switches.attention_backend)
-        if switches.context_parallel:
-            processes = torch.distributed.get_world_size()
-            transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=processes))
-        if switches.compile:
-            transformer.compile_repeated_blocks()
-    if switches.offload == "model":
-        pipeline.enable_model_cpu_offload(device=device)
-    elif switches.offload == "sequential":
-        pipeline.enable_sequential_cpu_offload(device=device)
-    elif switches.offload == "group":
-        pipeline.enable_group_offload(
-            torch.device(device), offload_type="leaf_level", use_stream=True
-        )
 
 
 def _join_processes(device: str) -> str:

@@ -1,8 +1,8 @@
 """The one loop that writes videos: what is there is kept, so that an interrupted run goes on.
 
 A video holds a record of all that decides its frames, files by their content, and is there if its
-file has just the record that it is to have; the device and our version that made it, ``made_with``,
-may be others.
+file has just the record that it is to have; the device, our version and what else only rounds
+otherwise, ``made_with``, may be others.
 """
 
 import json
@@ -18,7 +18,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from pusa import __version__
-from pusa.config import Outputs, VideoSettings
+from pusa.config import Outputs, SampleSwitches, VideoSettings
 from pusa.data.manifest import COLUMNS
 from pusa.data.video import read_settings, read_video, write_gif, write_png_frames, write_video
 from pusa.digests import digest_file
@@ -27,6 +27,7 @@ from pusa.sample.conditioning import Placement, given_frames, read_conditions
 
 #: Another release of these may draw other noise or round otherwise.
 PACKAGES = ("diffusers", "torch")
+ALL_OFF = SampleSwitches()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +77,14 @@ def plan_videos(
     *,
     origin: Mapping[str, Any],
     outputs: Outputs,
+    switches: SampleSwitches = ALL_OFF,
 ) -> list[PlannedVideo]:
     """What is to be made, and what is there already; each placement is read once.
 
     Args:
         out: folder for ``<name>.mp4``, ``<name>.gif`` and the folder of frames ``<name>``.
         origin: what `pusa.sample.origin` says of the model.
+        switches: those that change what a video shows are part of its record.
 
     Raises:
         FileExistsError: if a file is there that was made otherwise, unless it may be overwritten.
@@ -108,6 +111,7 @@ def plan_videos(
             **({"embeds": request.embeds} if request.embeds else {}),
             **settings.model_dump(),
             **origin,
+            **({"switches": switches.altering} if switches.altering else {}),
             # Without the kind of build, such as +cpu: the device may be another.
             "packages": {name: version(name).partition("+")[0] for name in PACKAGES},
         }
@@ -136,6 +140,7 @@ def make_videos(
     *,
     device: str,
     batch_size: int = 1,
+    switches: SampleSwitches = ALL_OFF,
     writes: bool = True,
 ) -> None:
     """Make and write what is not there yet; GIFs and frames of a replaced video are removed.
@@ -143,6 +148,7 @@ def make_videos(
     Args:
         load: loads the model; not called if there is nothing to make.
         device: ``cuda`` or ``cpu``, for the record.
+        switches: those that only round otherwise, for the record too.
         writes: whether this process writes; the others take part in the making.
     """
     todo = [video for video in videos if not video.finished]
@@ -150,7 +156,7 @@ def make_videos(
         if writes and video.finished and not video.complete:
             _write_copies(video, read_video(video.path))
     make = load() if todo else None
-    made_with = {"pusa": __version__, "device": describe_device(device)}
+    made_with = {"pusa": __version__, "device": describe_device(device), **switches.rounding}
     with tqdm(
         total=len(videos),
         initial=len(videos) - len(todo),

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from pusa.config import GenerateSettings, Outputs, Switches, VideoSettings, Weights
+from pusa.config import (
+    GenerateSettings,
+    Outputs,
+    SampleSwitches,
+    Switches,
+    VideoSettings,
+    Weights,
+)
 from pusa.data.cache import LatentCache
 from pusa.data.dataset import Clip
 from pusa.sample.conditioning import place
@@ -48,6 +55,7 @@ def sample_task(
     model: str | Path,
     weights: Weights,
     out: str | Path,
+    switches: SampleSwitches,
     device: str,
 ) -> pd.DataFrame:
     """Write a video for each clip: of its caption, from the task's share of its first frames.
@@ -80,7 +88,7 @@ def sample_task(
         weights=weights,
         out=out,
         outputs=Outputs(overwrite=True),
-        switches=Switches(),
+        switches=switches.part(Switches),
         device=device,
     )
     return list_videos(requests, range(1, len(requests) + 1), out, device)

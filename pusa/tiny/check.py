@@ -18,6 +18,7 @@ from pusa.models.load import (
     load_vae,
     pixels_to_frames,
 )
+from pusa.sample.frames import prompt_encoder, sample_frames
 from pusa.sample.pipeline import load_pipeline
 from pusa.tiny import world
 from pusa.tiny.recognise import Found, recognise
@@ -69,8 +70,10 @@ def _make_clips(
         steps=steps,
         guidance_scale=guidance_scale,
     )
-    starts = tqdm(range(0, len(captions), BATCH), desc="Making clips", unit="batch")
-    return [clip for i in starts for clip in pipeline(captions[i : i + BATCH], settings)]
+    embed = prompt_encoder(pipeline)
+    batches = [captions[i : i + BATCH] for i in range(0, len(captions), BATCH)]
+    batches = tqdm(batches, desc="Making clips", unit="batch")
+    return [clip for b in batches for clip in sample_frames(pipeline, b, settings, embed=embed)]
 
 
 def _shares_right(scenes: list[world.Scene], clips: Iterable[np.ndarray]) -> dict[str, float]:

@@ -47,6 +47,12 @@ def test_round_trip(tmp_path, clip):
     assert np.abs(back - swapped).mean() > 20  # RGB, not BGR
 
 
+def test_floats_are_written_as_what_they_round_to(tmp_path, clip):
+    write_video(tmp_path / "a.mp4", clip)
+    write_video(tmp_path / "b.mp4", clip.astype(np.float32) / 255)
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+
+
 def test_codec_and_rate(tmp_path, clip):
     write_video(tmp_path / "a.mp4", clip)
     with av.open(str(tmp_path / "a.mp4")) as container:

@@ -13,7 +13,7 @@ def drawn(monkeypatch):
     return record_figures(monkeypatch)
 
 
-def write_attention(folder, label, first, frames=9, steps=(0, 3), block=2):
+def write_attention(folder, label, first, frames=9, steps=(0, 3), block=2, as_authors=False):
     """Maps in which every query gives ``first`` to frame 0 and shares the rest evenly."""
     weights = np.full((frames, frames), (1 - first) / (frames - 1))
     weights[:, 0] = first
@@ -26,7 +26,7 @@ def write_attention(folder, label, first, frames=9, steps=(0, 3), block=2):
     ]
     file = folder / f"{label}.csv"
     pd.concat(maps).to_csv(file, index=False)
-    about = {"label": label, "steps_total": 10, "block": block}
+    about = {"label": label, "steps_total": 10, "block": block, "as_authors": as_authors}
     file.with_suffix(".json").write_text(json.dumps(about))
     return file
 
@@ -69,7 +69,18 @@ def test_attention(tmp_path, drawn):
     }
     assert list(mass.lines[0].get_xdata()) == [0, 3]
     assert any(text.startswith("Self-attention of block 2,") for text in texts(figure))
+    assert any("averaged over heads and tokens after the softmax" in t for t in texts(figure))
     assert any(text.endswith("Noted.") for text in texts(figure))
+
+
+def test_attention_as_authors(tmp_path, drawn):
+    """The figure says so, and is not of both kinds."""
+    authors = write_attention(tmp_path, "authors", first=0.1, as_authors=True)
+    plot_attention([authors], tmp_path / "figure4.png")
+    assert any("averaged before the softmax, as the authors do" in t for t in texts(drawn[0]))
+    exact = write_attention(tmp_path, "exact", first=0.1)
+    with pytest.raises(ValueError, match=r"authors\.csv has tokens .*exact\.csv has weights"):
+        plot_attention([exact, authors], tmp_path / "both.png")
 
 
 def test_attention_of_bad_files(tmp_path):

@@ -16,7 +16,8 @@ from pusa.config import MemorySettings, Size, TrainSettings
 from pusa.memory import GIB, LiveBytes, add_deepspeed, count_encoding, count_sampling, count_step
 from pusa.models.load import decode_latents, encode_pixels
 from pusa.sampler import model_velocity
-from pusa.train import loop
+from pusa.train import engine as engines
+from pusa.train.step import training_loss
 from pusa.transformer import VTAWanTransformer3DModel
 from tests.conftest import build_vae
 from tests.mini import ROOT
@@ -95,13 +96,13 @@ def small_buckets(monkeypatch):
     monkeypatch.setattr(memory, "SUB_GROUP", 400_000)
     sizes = {"reduce_bucket_size": 100_000, "allgather_bucket_size": 100_000}
     sizes |= {"stage3_max_live_parameters": 100_000, "sub_group_size": 400_000}
-    initialize = loop.deepspeed.initialize
+    initialize = engines.deepspeed.initialize
 
     def start(config, **arguments):
         config["zero_optimization"] |= sizes
         return initialize(config=config, **arguments)
 
-    monkeypatch.setattr(loop.deepspeed, "initialize", start)
+    monkeypatch.setattr(engines.deepspeed, "initialize", start)
     # As on a GPU: the other kind makes tensors of its own in every step.
     adamw = torch.optim.AdamW
     monkeypatch.setattr(
@@ -127,14 +128,14 @@ def test_training_as_measured(small_buckets, changes):
     counted = sum(add_deepspeed(count_step(TRANSFORMER, settings), settings).values()) * GIB
     train = settings.part(TrainSettings, iterations=[1], micro_batch=1)
     with process_group(), LiveBytes(device="cpu") as held:
-        loop._join_processes()
-        engine, _ = loop._start_engine(train, loop.prepare(build(train.dtype), train), 1)
+        engines.join_processes()
+        engine, _ = engines.start_engine(train, engines.prepare(build(train.dtype), train), 1)
 
         def iterate():
             for _ in range(settings.total_batch):
                 x0 = torch.randn(*LATENTS[:3], settings.height // 8, settings.width // 8)
                 sigma, prompt = torch.rand(1, 5), torch.randn(1, 16, 64)
-                loss = loop._loss(engine, x0, torch.randn_like(x0), sigma, prompt, train)
+                loss = training_loss(engine, x0, torch.randn_like(x0), sigma, prompt, train)
                 engine.backward(loss)
                 engine.step()
 
@@ -147,8 +148,7 @@ def test_training_as_measured(small_buckets, changes):
             with record_function("measured"):
                 iterate()
         peak = held.peak
-        engine.destroy()
-        loop.deepspeed.comm.destroy_process_group()
+        engines.stop_engine(engine)
     assert counted == pytest.approx(peak, rel=0.1)
     assert counted == pytest.approx(before + allocated(profiler), rel=0.1)
 

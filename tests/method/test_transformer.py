@@ -2,12 +2,13 @@
 
 import json
 
+import accelerate
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
 from peft import LoraConfig
 
-from pusa.transformer import VTAWanTransformer3DModel
+from pusa.transformer import VTAWanTransformer3DModel, add_vta
 
 BATCH, FRAMES, TOKENS = 2, 3, 4  # tokens per latent frame
 #: Float32 sums of 24 and 48 terms in another order differ by about 1e-6 of outputs of order 1.
@@ -159,6 +160,17 @@ def test_the_base_reads_our_folder(tmp_path, vta, base, latents, text):
     t = torch.tensor([10.0, 900.0])
     assert torch.equal(run(loaded, latents, t, text), run(base, latents, t, text))
     assert json.loads((tmp_path / "config.json").read_text())["num_layers"] == 2
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+def test_vta_is_added_where_a_model_stands(base, vta, latents, text, timestep, hooked):
+    """With hooks of accelerate in front of it, as a device map puts them there, too."""
+    if hooked:
+        accelerate.cpu_offload(base, torch.device("cpu"))
+    add_vta(base)
+    assert isinstance(base, VTAWanTransformer3DModel)
+    expected = run(vta, latents, timestep, text)
+    assert torch.equal(run(base, latents, timestep, text), expected)
 
 
 @pytest.mark.parametrize("columns", [None, FRAMES])

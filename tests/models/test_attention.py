@@ -12,6 +12,7 @@ from peft import LoraConfig
 
 from pusa.models import attention
 from pusa.models.attention import (
+    attention_of_means,
     capture_attention,
     first_frame_mass,
     frame_attention,
@@ -164,6 +165,30 @@ def test_known_maps():
     assert frame_attention(query, key, 2).tolist() == [[[0.0, 1.0], [0.0, 1.0]]]
 
 
+def test_map_of_means():
+    """By the authors' own lines, whose tensors are (batch, heads, tokens, head_dim)."""
+    query, key = torch.randn(2, BATCH, 12, HEADS, 6, generator=torch.Generator().manual_seed(0))
+    q, k = (x.transpose(1, 2).reshape(BATCH, HEADS, FRAMES, 4, 6).mean(3) for x in (query, key))
+    similarity = torch.einsum("bhid,bhjd->bhij", q, k) / 6**0.5
+    found = attention_of_means(query, key, FRAMES)
+    torch.testing.assert_close(found, similarity.softmax(-1).mean(1))
+    assert (found - frame_attention(query, key, FRAMES)).abs().max() > 0.01
+    query, key = (x[:, ::4].repeat_interleave(4, dim=1) for x in (query, key))  # tokens are alike
+    torch.testing.assert_close(
+        attention_of_means(query, key, FRAMES), frame_attention(query, key, FRAMES)
+    )
+
+
+def test_map_of_means_of_a_model(transformer, inputs):
+    """Before the softmax is after the rotary embedding, with the softmax's scale."""
+    with capture_attention(transformer, measure=attention_of_means) as maps:
+        predict(transformer, inputs)
+    logits = full_matrix(transformer, inputs, -1).log()  # up to a constant per query
+    logits = logits - logits.mean(-1, keepdim=True)
+    means = logits.unflatten(3, (FRAMES, TOKENS)).mean(4).unflatten(2, (FRAMES, TOKENS)).mean(3)
+    torch.testing.assert_close(maps[0].double(), means.softmax(-1).mean(1), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("guidance", [False, True])
 def test_maps_are_of_the_prompts_pass(transformer, inputs, guidance):
     """With guidance, every second pass is without the prompt, and is passed over."""
@@ -260,7 +285,8 @@ def test_tokens_spread_over_processes(new_transformer):
 @pytest.mark.parametrize(
     "shapes", [[(1, 10, 2, 4)] * 2, [(1, 12, 2, 4), (1, 9, 2, 4)], [(12, 2, 4)] * 2]
 )
-def test_wrong_shapes(shapes):
+@pytest.mark.parametrize("measure", [frame_attention, attention_of_means])
+def test_wrong_shapes(measure, shapes):
     with pytest.raises(ValueError, match="must both have shape") as error:
-        frame_attention(*map(torch.zeros, shapes), 3)
+        measure(*map(torch.zeros, shapes), 3)
     assert str(shapes[1]) in str(error.value)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from pusa.cli import app
 from pusa.models.folder import digest_weights
-from pusa.models.load import load_transformer
+from pusa.models.load import load_merged, load_transformer
 from pusa.models.lora import (
     LoraInfo,
     convert_lora,
@@ -102,6 +102,12 @@ def read_lora(file):
     return tensors, lora_info(lora)
 
 
+def original_name(tensor):
+    """The name that the original model gives a tensor of diffusers' names."""
+    module, _, kind = tensor.rpartition(".")
+    return to_wan(tensor) or f"{to_wan(module)}.{kind}"
+
+
 def run(transformer, inputs, **options):
     with torch.no_grad():
         return transformer(*inputs, return_dict=False, **options)[0]
@@ -181,6 +187,74 @@ def test_merge_keeps_the_storage_type_and_rounds_once(tmp_path, base, for_any_ba
     assert torch.equal(after[f"{name}.weight"], expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("names", ["diffusers", "original"])
+def test_merge_in_the_type_that_is_loaded(tmp_path, base, for_any_base, dtype, names):
+    """To the bit what a float32 merge is loaded as; what diffusers keeps in float32 stays so."""
+    whole, small = tmp_path / "whole", tmp_path / "small"
+    merge_lora(base, for_any_base, whole, lora_scale=1.4)
+    if names == "original":
+        base = shutil.copytree(base, tmp_path / "original")
+        tensors = {original_name(n): t for n, t in load_file(base / WEIGHTS).items()}
+        save_file(tensors, base / WEIGHTS)
+    merge_lora(base, for_any_base, small, lora_scale=1.4, dtype=dtype)
+    expected = load_transformer(whole, dtype).state_dict()
+    stored = load_file(small / WEIGHTS)
+    if names == "original":
+        expected = {original_name(n): t for n, t in expected.items()}
+    assert stored.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert stored[name].dtype == tensor.dtype
+        assert torch.equal(stored[name], tensor), name
+    assert {t.dtype for t in stored.values()} == {dtype, torch.float32}
+    if names == "diffusers":
+        loaded = load_transformer(small, dtype).state_dict()
+        assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_merging_while_loading_is_loading_what_was_merged(
+    tmp_path, base, for_any_base, inputs, dtype
+):
+    """To the bit, in both types, whatever the base is stored as; and nothing is written."""
+    for stored in (torch.float32, torch.bfloat16):
+        folder = tmp_path / f"{stored}"
+        WanTransformer3DModel.from_pretrained(base).to(stored).save_pretrained(folder)
+        merged = tmp_path / f"{stored}-merged"
+        merge_lora(folder, for_any_base, merged, lora_scale=1.4, dtype=dtype)
+        files = sorted(tmp_path.rglob("*"))
+        expected = load_transformer(merged, dtype)
+        found = load_merged(folder, for_any_base, lora_scale=1.4, dtype=dtype)
+        assert sorted(tmp_path.rglob("*")) == files
+        tensors = found.state_dict()
+        assert [*tensors] == [*expected.state_dict()]
+        for name, tensor in expected.state_dict().items():
+            assert tensors[name].dtype == tensor.dtype
+            assert torch.equal(tensors[name], tensor), name
+        assert found.dtype == expected.dtype and not found.training
+        latents, timestep, text = inputs
+        given = (latents.to(dtype), timestep, text.to(dtype))
+        assert torch.equal(run(found, given), run(expected, given))
+
+
+def test_merging_while_loading_refuses_what_merging_does(tmp_path, base, lora, new_transformer):
+    new_transformer(3).save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="was trained on a base of SHA-256"):
+        load_merged(tmp_path / "other", lora, lora_scale=1.0, dtype=torch.float32)
+
+
+def test_index_tells_the_size_of_the_type(tmp_path, base, for_any_base):
+    sharded = tmp_path / "sharded"
+    WanTransformer3DModel.from_pretrained(base).save_pretrained(sharded, max_shard_size="40KB")
+    merge_lora(sharded, for_any_base, tmp_path / "merged", lora_scale=1.0, dtype=torch.bfloat16)
+    index = json.loads((tmp_path / "merged" / f"{WEIGHTS}.index.json").read_text())
+    tensors = [
+        t for f in (tmp_path / "merged").glob("*.safetensors") for t in load_file(f).values()
+    ]
+    assert index["metadata"]["total_size"] == sum(t.nbytes for t in tensors)
+    assert load_transformer(tmp_path / "merged").num_parameters() > 0
+
+
 def test_sharded_base_merges_alike(tmp_path, base, for_any_base, inputs):
     sharded = tmp_path / "sharded"
     WanTransformer3DModel.from_pretrained(base).save_pretrained(sharded, max_shard_size="40KB")
@@ -223,10 +297,7 @@ def test_original_names_merge_alike(tmp_path, base, foreign):
     """A base as Wan-AI published it first, with a LoRA on either naming."""
     folder = tmp_path / "original"
     shutil.copytree(base, folder)
-    renamed = {}
-    for name, tensor in load_file(base / WEIGHTS).items():
-        module, _, kind = name.rpartition(".")
-        renamed[to_wan(name) or f"{to_wan(module)}.{kind}"] = tensor
+    renamed = {original_name(n): t for n, t in load_file(base / WEIGHTS).items()}
     save_file(renamed, folder / WEIGHTS)
     assert "head.modulation" in renamed and "blocks.1.norm3.weight" in renamed
     for name in ("authors", "diffusers"):
@@ -703,6 +774,8 @@ def test_convert_command_counts(tmp_path, pusa, foreign, lora):
 
 def test_merge_command(tmp_path, pusa, base, lora):
     words = ["--base", base, "--lora", lora, "--lora-scale", 1.4, "--out", tmp_path / "merged"]
-    done = pusa("merge", *words)
+    done = pusa("merge", *words, "--dtype", "bfloat16")
     assert done.exit_code == 0, done.output
     assert read_merged(tmp_path / "merged")["lora_scale"] == 1.4
+    weight = load_file(tmp_path / "merged" / WEIGHTS)["blocks.0.attn1.to_q.weight"]
+    assert weight.dtype == torch.bfloat16

@@ -1,10 +1,13 @@
+import json
 import logging
 import shutil
 
 import pytest
+import sentencepiece
 import torch
 from diffusers import WanPipeline
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from pusa.models.text import (
     check_prompts,
@@ -137,3 +140,111 @@ def test_an_encoder_without_a_tensor_is_refused(model, tmp_path):
     save_file(tensors, file, {"format": "pt"})
     with pytest.raises(ValueError, match=rf"text_encoder: its weights lack 1 tensors .*{name}"):
         load_text_encoder(broken)
+
+
+def rewrite_encoder(model, out, change):
+    """A copy of a model whose text encoder's tensors are changed."""
+    shutil.copytree(model, out)
+    file = out / "text_encoder/model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, {"format": "pt"})
+    return out
+
+
+def test_an_embedding_that_is_stored_once_is_used(model, text, tmp_path):
+    """Wan's folder has `shared.weight` alone, and a config that says it is not tied."""
+    wan = rewrite_encoder(
+        model, tmp_path / "wan", lambda tensors: tensors.pop("encoder.embed_tokens.weight", None)
+    )
+    config = wan / "text_encoder/config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "tie_word_embeddings": False}))
+    ours = encode_prompts(*load_text_encoder(wan), [CAPTION], TEXT_TOKENS)
+    assert torch.equal(ours, encode_prompts(*text, [CAPTION], TEXT_TOKENS))
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda t: t.update({"encoder.embed_tokens.weight": t["shared.weight"] + 1}), "differs"),
+        (lambda t: t["shared.weight"].zero_(), "is all zeros"),
+    ],
+)
+def test_an_encoder_that_does_not_see_words_is_refused(model, tmp_path, change, found):
+    broken = rewrite_encoder(model, tmp_path / "model", change)
+    with pytest.raises(
+        ValueError,
+        match=rf"model/text_encoder: encoder\.embed_tokens\.weight {found}.*5\.3 or later",
+    ):
+        load_text_encoder(broken)
+
+
+#: Prompts, and what they say once HTML entities and spaces are tidied, as Wan does.
+PROMPTS = {
+    "a red circle moves slowly left over stripes, camera static": None,
+    "A man in a black suit and a sombrero, shouting loudly.": None,
+    "一个戴着宽边帽的男人大声喊叫": None,
+    "镜头缓缓推进,湖面上有一艘小船。": None,
+    "a cat 🐱 chases a dog 🐶": None,
+    "an emoji that is not in the vocabulary: 🦄": None,
+    "salt &amp; pepper": "salt & pepper",
+    "&lt;b&gt;bold&lt;/b&gt;": "<b>bold</b>",
+    "twice &amp;quot;escaped&amp;quot;": 'twice "escaped"',
+    "two  spaces   and\ttabs\nand lines": "two spaces and tabs and lines",
+    "  spaces around  ": "spaces around",
+    "naïve café, it's 100%": None,
+    "": None,
+}
+
+
+@pytest.fixture(scope="module")
+def pieces(tmp_path_factory):
+    """A `spiece.model` with T5's first three ids, of a few hundred pieces."""
+    folder = tmp_path_factory.mktemp("pieces") / "tokenizer"
+    folder.mkdir()
+    known = [told or prompt for prompt, told in PROMPTS.items()]
+    with open(folder / "spiece.model", "wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(text.replace("🦄", "") for text in 3 * known),
+            model_writer=file,
+            vocab_size=200,
+            hard_vocab_limit=False,
+            character_coverage=1.0,
+            pad_id=0,
+            eos_id=1,
+            unk_id=2,
+            bos_id=-1,
+            minloglevel=2,
+        )
+    # As in Wan's folders, but for the number of sentinels.
+    config = {"tokenizer_class": "T5Tokenizer", "model_max_length": 512, "extra_ids": 100}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize("has_json", [False, True])
+def test_ids_are_sentencepieces(pieces, tmp_path, has_json):
+    """Of the tokenizer from `spiece.model` alone, and from the `tokenizer.json` made of it."""
+    shutil.copytree(pieces, tmp_path / "tokenizer")
+    if has_json:
+        AutoTokenizer.from_pretrained(pieces).save_pretrained(tmp_path / "tokenizer")
+    tokenizer = load_tokenizer(tmp_path)
+    plain = sentencepiece.SentencePieceProcessor(model_file=str(pieces / "spiece.model"))
+    expected = [[*plain.encode(told or prompt), 1] for prompt, told in PROMPTS.items()]
+
+    class Encoder(torch.nn.Module):
+        device = torch.device("cpu")
+
+        def forward(self, input_ids, attention_mask):
+            self.ids = [
+                row[: len(row) if mask.all() else mask.argmin()].tolist()
+                for row, mask in zip(input_ids, attention_mask, strict=True)
+            ]
+            hidden = torch.zeros(*input_ids.shape, 8)
+            return type("Output", (), {"last_hidden_state": hidden})
+
+    encoder = Encoder()
+    encode_prompts(tokenizer, encoder, list(PROMPTS), 512)
+    assert encoder.ids == expected
+    assert plain.unk_id() in expected[5]
+    assert plain.unk_id() not in {i for ids in expected[:5] + expected[6:] for i in ids}

@@ -56,7 +56,7 @@ def study(tmp_path, monkeypatch):
         ]
         file = tmp_path / "claims.yaml"
         file.write_text(yaml.safe_dump({"rows": claims["rows"], "claims": stated}))
-        monkeypatch.setattr(price, "CLAIMS", str(file))
+        monkeypatch.setattr(price.Layout, "claims", str(file))
         values = yaml.safe_load((ROOT / "config/config.yaml").read_text())
         values |= {"results": str(tmp_path / "results")}
         values["suite"]["subset"] = dict(zip(KINDS, kinds, strict=True))

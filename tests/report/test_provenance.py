@@ -95,6 +95,7 @@ def test_all_that_decides_the_numbers(collect, results):
         "scale of Wan-I2V": 4.5,
         "negative prompt": "grey, still",
     }
+    assert record["switches"] == {"change scores": {}, "round otherwise": {}}
     assert record["times"] == {
         "start": "2026-02-03T09:50:00+00:00",
         "end": "2026-02-03T12:30:00+00:00",
@@ -199,6 +200,14 @@ def test_page(collect, write, results):
         assert heading.strip("# ") in html
     for words in ("0123abc", "train.models.pusa.p_async", "1 x A, 1 x B"):
         assert f"<td>{words}</td>" in html
+
+
+def test_switches_that_change_scores_are_marked(collect, write):
+    sample = CONFIG["sample"] | {"vae_tiling": True, "attention_backend": "flash"}
+    _, markdown, _ = write(collect(CONFIG | {"sample": sample}))
+    rows = cells(markdown)
+    assert ["switches that change scores", "vae_tiling True"] in rows
+    assert ["switches that round otherwise", "attention_backend flash"] in rows
 
 
 def test_page_without_price_downloads_and_training(collect, write):

@@ -11,7 +11,7 @@ from pusa.config import VideoSettings
 from pusa.data.video import write_video
 from pusa.models.load import decode_latents
 from pusa.models.lora import LoraInfo, save_lora
-from pusa.sample import frames
+from pusa.sample import pipeline
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +35,7 @@ def decoded(monkeypatch):
         seen.append(latents)
         return decode_latents(vae, latents)
 
-    monkeypatch.setattr(frames, "decode_latents", recording)
+    monkeypatch.setattr(pipeline, "decode_latents", recording)
     return seen
 
 

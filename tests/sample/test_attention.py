@@ -41,12 +41,20 @@ def test_base(measure, guidance_scale):
         "steps_total": 3,
         "seed": 0,
         "given": [[1, 1, 0.0]],
+        "as_authors": False,
         "block": 1,
         "guidance_scale": guidance_scale,
         "frames": 9,
         "height": 64,
         "width": 64,
     }
+
+
+def test_as_authors(measure):
+    exact, means = (measure(as_authors=chosen) for chosen in (False, True))
+    assert means[2] == {**exact[2], "as_authors": True}
+    assert means[0][2].sum(1).tolist() == pytest.approx([1] * 3)
+    assert (means[0][2] - exact[0][2]).abs().max() > 1e-3
 
 
 def test_lora_and_baseline_look_elsewhere(measure, baseline, lora):

@@ -13,6 +13,7 @@ from pusa.models.load import encode_pixels, frames_to_pixels
 from pusa.models.lora import convert_lora, merge_lora
 from pusa.sample import pipeline as module
 from pusa.sample.conditioning import parse_placement, read_conditions
+from pusa.sample.frames import prompt_encoder, sample_frames
 from pusa.sample.pipeline import PusaPipeline, load_pipeline
 from pusa.sampler import noise_for
 from pusa.tiny.text import TEXT_TOKENS
@@ -28,6 +29,12 @@ def pipeline(model):
     pipeline = load_pipeline(model)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def make(pipeline, prompts, settings, **given):
+    """Videos with the project's noise."""
+    prompts = [prompts] if isinstance(prompts, str) else prompts
+    return sample_frames(pipeline, prompts, settings, embed=prompt_encoder(pipeline), **given)
 
 
 def velocities(transformer):
@@ -51,7 +58,7 @@ def velocities(transformer):
 def test_text_to_video_is_the_scalar_loop_of_the_base(model, pipeline, changed):
     """diffusers' own model and prompt embeddings, one timestep per clip, Euler steps by hand."""
     changes = {"steps": 3, "guidance_scale": 2.0, "negative_prompt": "dots", "seed": 4}
-    made = pipeline(PROMPT, changed(**changes))
+    made = make(pipeline, PROMPT, changed(**changes))
 
     base = WanPipeline.from_pretrained(model)
     positive, negative = base.encode_prompt(PROMPT, "dots", max_sequence_length=TEXT_TOKENS)
@@ -93,7 +100,7 @@ def test_every_task(pipeline, size, changed, media, decoded, task):
     texts, clean, noisy = TASKS[task]
     placements = [parse_placement(text.format(**media)) for text in texts]
     conditions = read_conditions(placements, size)
-    made = pipeline(PROMPT, changed(guidance_scale=1.0), conditions=conditions)
+    made = make(pipeline, PROMPT, changed(guidance_scale=1.0), conditions=conditions)
     assert made.shape == (1, 9, 64, 64, 3)
 
     given = {}
@@ -110,7 +117,7 @@ def test_every_task(pipeline, size, changed, media, decoded, task):
 def test_noisy_frame_starts_near_its_condition(pipeline, size, changed, media, monkeypatch):
     seen = []
 
-    def record(transformer):
+    def record(*_):
         def velocity(latents, timestep, _):
             seen.append((latents, timestep))
             return latents
@@ -119,7 +126,7 @@ def test_noisy_frame_starts_near_its_condition(pipeline, size, changed, media, m
 
     monkeypatch.setattr(module, "model_velocity", record)
     conditions = read_conditions([parse_placement(f"{media['image']}@1:0.3")], size)
-    pipeline(PROMPT, changed(guidance_scale=1.0), conditions=conditions)
+    make(pipeline, PROMPT, changed(guidance_scale=1.0), conditions=conditions)
     given = encode_pixels(pipeline.vae, frames_to_pixels(conditions[0].pixels[None]))
     noise = noise_for(0, PROMPT, 0, SHAPE)
     latents, timestep = seen[0]
@@ -131,13 +138,13 @@ def test_noisy_frame_starts_near_its_condition(pipeline, size, changed, media, m
 def test_batch_is_its_prompts_one_by_one(pipeline, settings, decoded):
     prompts = [PROMPT, "a wall with dots"]
     for prompt in (prompts, *prompts):
-        pipeline(prompt, settings)
+        make(pipeline, prompt, settings)
     torch.testing.assert_close(decoded[0], torch.cat(decoded[1:]), rtol=1e-4, atol=1e-4)
 
 
 def test_seed_and_sample_change_the_video(pipeline, changed, decoded):
     for seed, sample in ((0, 0), (1, 0), (0, 1), (0, 0)):
-        pipeline(PROMPT, changed(steps=1, guidance_scale=1.0, seed=seed), sample=sample)
+        make(pipeline, PROMPT, changed(steps=1, guidance_scale=1.0, seed=seed), samples=[sample])
     assert torch.equal(decoded[0], decoded[3])
     assert not torch.allclose(decoded[0], decoded[1], atol=0.1)
     assert not torch.allclose(decoded[0], decoded[2], atol=0.1)
@@ -145,21 +152,23 @@ def test_seed_and_sample_change_the_video(pipeline, changed, decoded):
 
 @pytest.mark.parametrize(("scale", "passes"), [(1.0, 3), (2.0, 6)])
 def test_guidance_of_one_skips_the_unconditional_pass(pipeline, changed, scale, passes):
-    calls, steps = [], []
+    calls = []
     hook = pipeline.transformer.register_forward_hook(lambda *_: calls.append(1))
-    pipeline(PROMPT, changed(steps=3, guidance_scale=scale), on_step=steps.append)
+    make(pipeline, PROMPT, changed(steps=3, guidance_scale=scale))
     hook.remove()
     assert len(calls) == passes
-    assert steps == [0, 1, 2]
 
 
 def test_prompts_are_encoded_once(pipeline, changed):
     calls = []
     hook = pipeline.text_encoder.register_forward_hook(lambda *_: calls.append(1))
-    for sample in range(2):
-        pipeline("a wall", changed(steps=1, negative_prompt="blurry"), sample=sample)
+    embed = prompt_encoder(pipeline)
+    for seed in range(2):
+        settings = changed(steps=1, negative_prompt="blurry", seed=seed)
+        sample_frames(pipeline, ["a wall"], settings, embed=embed)
     assert len(calls) == 2
-    pipeline("a grey wall", changed(steps=1, guidance_scale=1.0, negative_prompt="dark"))
+    settings = changed(steps=1, guidance_scale=1.0, negative_prompt="dark")
+    sample_frames(pipeline, ["a grey wall"], settings, embed=embed)
     hook.remove()
     assert len(calls) == 3  # without guidance, the negative prompt is not needed
 
@@ -171,7 +180,7 @@ def test_from_pretrained_is_load_pipeline(model, pipeline, settings):
     other = PusaPipeline.from_pretrained(model)
     assert isinstance(other.transformer, VTAWanTransformer3DModel)
     other.set_progress_bar_config(disable=True)
-    assert np.array_equal(other(PROMPT, settings), pipeline(PROMPT, settings))
+    assert np.array_equal(make(other, PROMPT, settings), make(pipeline, PROMPT, settings))
 
 
 def test_from_pretrained_takes_what_diffusers_takes(model):
@@ -188,10 +197,10 @@ def test_from_pretrained_takes_what_diffusers_takes(model):
 def test_saved_pipeline_is_a_model_folder(pipeline, tmp_path, settings):
     """Ours again, or diffusers' own pipeline."""
     pipeline.save_pretrained(tmp_path)
-    expected = pipeline(PROMPT, settings)
+    expected = make(pipeline, PROMPT, settings)
     for again in (PusaPipeline.from_pretrained(tmp_path), load_pipeline(tmp_path)):
         again.set_progress_bar_config(disable=True)
-        assert np.array_equal(again(PROMPT, settings), expected)
+        assert np.array_equal(make(again, PROMPT, settings), expected)
     assert type(WanPipeline.from_pretrained(tmp_path).transformer) is WanTransformer3DModel
 
 
@@ -215,7 +224,7 @@ def test_switches_change_nothing(model, pipeline, size, settings, media, switch)
     other = load_pipeline(model)
     other.set_progress_bar_config(disable=True)
     switch(other)
-    made, expected = (p(PROMPT, settings, conditions=conditions) for p in (other, pipeline))
+    made, expected = (make(p, PROMPT, settings, conditions=conditions) for p in (other, pipeline))
     assert np.array_equal(made, expected)
 
 
@@ -226,7 +235,7 @@ def test_tiles_are_decoded_one_by_one(model, changed):
     pipeline.vae.enable_tiling(32, 32, 16, 16)
     calls = []
     hook = pipeline.vae.decoder.register_forward_hook(lambda *_: calls.append(1))
-    made = pipeline(PROMPT, changed(frames=5, steps=1))
+    made = make(pipeline, PROMPT, changed(frames=5, steps=1))
     hook.remove()
     assert made.shape == (1, 5, 64, 64, 3)
     assert len(calls) > 2 * 4  # two latent frames, at least four tiles
@@ -297,12 +306,13 @@ def test_experts_share_the_steps(pair, size, changed, media):
         )
     # A noisy given frame is below the boundary from the start, which does not count.
     conditions = read_conditions([parse_placement(f"{media['image']}@1:0.3")], size)
-    pipeline(
+    make(
+        pipeline,
         PROMPT,
         changed(steps=4, guidance_scale=2.0),
         conditions=conditions,
         guidance_scale_2=1.0,
-        on_step=lambda done: step.__setitem__(0, done + 1),
+        callback_on_step_end=lambda _, done, *__: step.__setitem__(0, done + 1) or {},
     )
     high, low = "transformer", "transformer_2"
     assert calls == [(0, high), (0, high), (1, high), (1, high), (2, low), (3, low)]
@@ -312,7 +322,7 @@ def test_second_guidance_is_the_first_by_default(pair, changed, decoded):
     pipeline = load_pipeline(pair)
     pipeline.set_progress_bar_config(disable=True)
     for second in (None, 2.0, 4.0):
-        pipeline(PROMPT, changed(guidance_scale=2.0), guidance_scale_2=second)
+        make(pipeline, PROMPT, changed(guidance_scale=2.0), guidance_scale_2=second)
     assert torch.equal(decoded[0], decoded[1])
     assert not torch.allclose(decoded[0], decoded[2], atol=0.1)
 
@@ -333,39 +343,13 @@ def test_bad_file_is_found_before_weights_are_loaded(model, monkeypatch):
         load_pipeline(model, Weights(lora=["none.safetensors"]))
 
 
-def test_size_is_checked_with_each_video(pipeline, changed):
-    with pytest.raises(ValueError, match="width must be a multiple of 16"):
-        pipeline(PROMPT, changed(width=60))
-
-
-@pytest.mark.parametrize(
-    ("prompt", "message"),
-    [
-        ("  ", "prompt 1 of 1 is empty"),
-        ([PROMPT, ""], "prompt 2 of 2 is empty"),
-        ([], "no prompt is given"),
-        ("red " * 20, "prompt has 21 tokens, at most 20 fit"),
-    ],
-)
-def test_prompt_that_cannot_be_used_is_refused(pipeline, settings, prompt, message):
-    with pytest.raises(ValueError, match=message):
-        pipeline(prompt, settings)
-
-
-def test_transformer_without_vta_is_refused(model, settings):
-    plain = WanPipeline.from_pretrained(model)
-    assert type(plain.transformer) is WanTransformer3DModel
-    with pytest.raises(ValueError, match="is a WanTransformer3DModel, expected a VTAWan"):
-        PusaPipeline.from_pipe(plain)(PROMPT, settings)
-
-
 def test_output_that_is_not_finite_is_refused(model, settings):
     pipeline = load_pipeline(model)
     pipeline.set_progress_bar_config(disable=True)
     with torch.no_grad():
         pipeline.transformer.proj_out.bias.fill_(float("inf"))
     with pytest.raises(FloatingPointError, match="output is not finite"):
-        pipeline(PROMPT, settings)
+        make(pipeline, PROMPT, settings)
 
 
 @pytest.mark.parametrize("name", ["torch_dtype", "dtype"])

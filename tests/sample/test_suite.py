@@ -6,9 +6,11 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKLWan
+from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 from PIL import Image
 
-from pusa.config import SuiteSettings, VideoSettings
+from pusa.config import SampleSwitches, SuiteSettings, VideoSettings
 from pusa.data.cache import PromptCache
 from pusa.data.image import load_image
 from pusa.data.video import read_settings, read_video, write_video
@@ -21,9 +23,11 @@ from pusa.models.load import (
     load_vae,
     pixels_to_frames,
 )
+from pusa.models.lora import merge_lora
 from pusa.sample import baseline as baselines
 from pusa.sample import suite as module
 from pusa.sample.baseline import continue_image, load_baseline
+from pusa.sample.loop import ALL_OFF
 from pusa.sample.suite import sample_suite
 from pusa.sampler import model_velocity, noise_for, sample_latents
 
@@ -32,7 +36,16 @@ from pusa.sampler import model_velocity, noise_for, sample_latents
 def make(tmp_path, settings, model, prompts, prompt_cache):
     """A function that makes two prompts' videos under some settings."""
 
-    def call(*, taken=prompts[:2], out="out", model=model, transformer="", **changes):
+    def call(
+        *,
+        taken=prompts[:2],
+        out="out",
+        model=model,
+        transformer="",
+        lora=None,
+        switches=ALL_OFF,
+        **changes,
+    ):
         chosen = settings.part(SuiteSettings, **{"batch_size": 2, **changes})
         if transformer == "":
             transformer = model / "transformer"
@@ -41,8 +54,10 @@ def make(tmp_path, settings, model, prompts, prompt_cache):
             chosen,
             model=model,
             transformer=transformer,
+            lora=lora,
             prompt_cache=prompt_cache,
             out=tmp_path / out,
+            switches=switches,
             device="cpu",
         )
 
@@ -76,7 +91,7 @@ def test_video_is_what_sampler_and_vae_make(make, model, prompts, prompt_cache, 
         condition=condition,
         prompt_embeds=embeds[prompt.prompt][None],
         negative_embeds=embeds[""][None],
-        guidance_scale=3.0,
+        guidance_scale=5.0,
     )
     assert torch.equal(decoded[1], latents)
     assert torch.equal(decoded[1][:, :, 0], condition[:, :, 0])
@@ -134,6 +149,70 @@ def test_other_settings_are_made_anew(make, tmp_path):
     assert all(time != before[name] for name, time in times(tmp_path / "out").items())
 
 
+def test_a_lora_is_merged_as_weights_are_loaded(make, model, lora, tmp_path):
+    """The video is that of a merged folder; its record names base, LoRA and scale."""
+    merge_lora(model / "transformer", lora, tmp_path / "merged", lora_scale=1.4)
+    make(lora=(lora, 1.4))
+    make(transformer=tmp_path / "merged", out="folder")
+    make(out="base")
+    names = [tmp_path / f / "0000-0.mp4" for f in ("out", "folder", "base")]
+    ours, folder, base = map(read_video, names)
+    assert np.array_equal(ours, folder)
+    assert not np.array_equal(ours, base)
+    told, merged, plain = (read_settings(name)["transformer"] for name in names)
+    assert told == plain | {"merged": merged["merged"]}
+    assert told["merged"]["lora_scale"] == 1.4
+    before = times(tmp_path / "out")
+    make(lora=(lora, 1.4))
+    assert times(tmp_path / "out") == before
+    make(lora=(lora, 1.5))
+    assert all(time != before[name] for name, time in times(tmp_path / "out").items())
+
+
+def test_a_lora_without_a_transformer_is_refused(make_baseline, lora):
+    with pytest.raises(ValueError, match="without a transformer, expected one to merge into"):
+        make_baseline(lora=(lora, 1.4))
+
+
+def test_what_only_rounds_otherwise_is_told_and_makes_nothing_anew(make, tmp_path, monkeypatch):
+    """Another attention kernel, as another device would be."""
+    # diffusers makes it every model's.
+    monkeypatch.setattr(_AttentionBackendRegistry, "_active_backend", AttentionBackendName.NATIVE)
+    make(out="plain")
+    switches = SampleSwitches(attention_backend="_native_math")
+    make(switches=switches)
+    plain, other = (read_video(tmp_path / f / "0000-0.mp4").astype(int) for f in ("plain", "out"))
+    assert np.abs(plain - other).max() <= 3
+    record = read_settings(tmp_path / "out/0000-0.mp4")
+    assert record["made_with"]["attention_backend"] == "_native_math"
+    assert "switches" not in record
+    before = times(tmp_path / "out")
+    make()
+    assert times(tmp_path / "out") == before
+
+
+def test_what_changes_a_video_makes_it_anew(make, tmp_path, monkeypatch):
+    """Tiles, where there are several; and it is part of the record."""
+    tiling = AutoencoderKLWan.enable_tiling
+    monkeypatch.setattr(AutoencoderKLWan, "enable_tiling", lambda vae: tiling(vae, 32, 32, 16, 16))
+    make()
+    before, whole = times(tmp_path / "out"), read_video(tmp_path / "out/0000-0.mp4")
+    switches = SampleSwitches(vae_tiling=True)
+    make(switches=switches)
+    after = times(tmp_path / "out")
+    assert all(time != before[name] for name, time in after.items())
+    tiled = read_video(tmp_path / "out/0000-0.mp4")
+    assert np.abs(whole.astype(int) - tiled).max() > 3
+    assert read_settings(tmp_path / "out/0000-0.mp4")["switches"] == {"vae_tiling": True}
+    make(switches=switches)
+    assert times(tmp_path / "out") == after
+
+
+def test_a_switch_that_cannot_be_used_is_named(make):
+    with pytest.raises(ValueError, match="--attention-backend flash cannot be used"):
+        make(switches=SampleSwitches(attention_backend="flash"))
+
+
 def test_uncached_prompt_is_named(make, prompts):
     with pytest.raises(ValueError, match="a purple moon"):
         make(taken=[replace(prompts[0], prompt="a purple moon")])
@@ -150,7 +229,8 @@ def make_baseline(make, baseline):
 def test_baseline_is_sampled_by_its_own_pipeline(
     make_baseline, settings, baseline, prompts, prompt_cache, tmp_path, monkeypatch
 ):
-    table = make_baseline(samples=2, batch_size=3)
+    native = SampleSwitches(attention_backend="native")  # diffusers' default
+    table = make_baseline(samples=2, batch_size=3, switches=native)
     assert list(table["file"]) == ["0000-0.mp4", "0000-1.mp4", "0001-0.mp4", "0001-1.mp4"]
     embeds = PromptCache(prompt_cache)
     expected = continue_image(

@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 
-from pusa.config import Weights
+from pusa.config import SampleSwitches, Weights
 from pusa.data.cache import cache_latents
 from pusa.data.dataset import read_metadata
 from pusa.data.manifest import read_manifests
@@ -26,7 +26,16 @@ def sample(settings, model, tmp_path):
     def call(task, clips, weights=Weights(), **changes):  # noqa: B008
         chosen = settings.part(type(settings), steps=1, **changes)
         out = tmp_path / "task"
-        return sample_task(task, clips, chosen, model=model, weights=weights, out=out, device="cpu")
+        return sample_task(
+            task,
+            clips,
+            chosen,
+            model=model,
+            weights=weights,
+            out=out,
+            switches=SampleSwitches(),
+            device="cpu",
+        )
 
     return call
 

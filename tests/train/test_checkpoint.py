@@ -195,6 +195,26 @@ def test_torchrun_asked_to_stop(tmp_path, latent_cache, model):
     assert checkpoint_of(tmp_path).name == f"checkpoint-{stopped}"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("training", [True, False], ids=["training", "starting"])
+def test_torchrun_killed(tmp_path, latent_cache, model, training):
+    """Its processes would wait for one another for half an hour, or train on unseen."""
+    files = (latent_cache, model / "transformer", tmp_path)
+    torchrun = start_torchrun(2, *files, iterations=[500])
+    if training:
+        wait_until_logged(tmp_path, 1, lambda: torchrun.poll() is None)
+    else:
+        while len(children := psutil.Process(torchrun.pid).children()) < 2:
+            time.sleep(0.1)
+        while not all(child.num_threads() > 1 for child in children):  # they watch it
+            time.sleep(0.1)
+    children = psutil.Process(torchrun.pid).children()
+    torchrun.kill()
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert not alive
+    assert not training or checkpoint_of(tmp_path).name == f"checkpoint-{logged(tmp_path)}"
+
+
 def test_budget_too_short_to_start(tmp_path, train_here):
     with pytest.raises(ValueError, match=r"a budget of 0\.01 minutes leaves no time for an iter"):
         train_here(tmp_path, minutes=0.01)

@@ -15,6 +15,7 @@ from pusa.models.load import load_transformer
 from pusa.models.lora import lora_info, merge_lora
 from pusa.models.lora_formats import open_lora
 from pusa.train import loop as train
+from pusa.train.step import draw_batch, draw_clips, training_loss
 from tests.training import (
     LEARNING_RATE,
     finish,
@@ -149,7 +150,7 @@ def test_bfloat16_lora(one, run_here):
 
 def test_what_diffusers_keeps_in_float32_stays_so(monkeypatch, run_here):
     seen = {}
-    start = train._start_engine
+    start = train.start_engine
 
     def keep(settings, model, world):
         before = {n: p.detach().clone() for n, p in model.named_parameters() if not p.requires_grad}
@@ -160,7 +161,7 @@ def test_what_diffusers_keeps_in_float32_stays_so(monkeypatch, run_here):
             seen[name] = after[name].dtype
         return started
 
-    monkeypatch.setattr(train, "_start_engine", keep)
+    monkeypatch.setattr(train, "start_engine", keep)
     run_here(micro_batch=4, dtype="bfloat16", lora_dtype="bfloat16")
     assert {d for n, d in seen.items() if "time_embedder" in n} == {torch.float32}
     assert {d for n, d in seen.items() if "attn1.to_q.base_layer.weight" in n} == {torch.bfloat16}
@@ -242,14 +243,14 @@ def test_gradient_norm(one, latent_cache, model):
         def forward(self, *args, **kwargs):
             return transformer(*args, **kwargs)
 
-    batch = train._draw_batch(LatentCache(latent_cache), FIVE, settings, 1, range(4))
-    loss = train._loss(Engine(), *batch, settings)
+    batch = draw_batch(LatentCache(latent_cache), FIVE, settings, 1, range(4))
+    loss = training_loss(Engine(), *batch, settings)
     loss.backward()
     squares = [p.grad.square().sum() for p in transformer.parameters() if p.grad is not None]
     first = pd.read_csv(one / "training.csv").iloc[0]
     assert first["gradient_norm"] == pytest.approx(sum(squares).sqrt().item(), rel=1e-4)
     assert first["loss"] == pytest.approx(loss.item(), rel=1e-4)
-    weighted = train._loss(Engine(), *batch, settings_of(objective="authors"))
+    weighted = training_loss(Engine(), *batch, settings_of(objective="authors"))
     assert abs(weighted - loss) > 1e-3
 
 
@@ -272,7 +273,7 @@ def test_authors_objective_draws_shifted_levels(latent_cache):
     data = LatentCache(latent_cache)
     u = 1 - torch.arange(1000) / 1000
     grid = 5 * u / (1 + 4 * u)
-    _, _, sigma, _ = train._draw_batch(data, FIVE, settings_of(objective="authors"), 1, range(4))
+    _, _, sigma, _ = draw_batch(data, FIVE, settings_of(objective="authors"), 1, range(4))
     assert ((sigma.flatten()[:, None] - grid).abs().min(dim=1).values < 1e-6).all()
 
 
@@ -303,14 +304,14 @@ FIVE = [0, 1, 2, 3, 4]  # clips to train on, of six
 
 def test_what_is_left_out_is_not_drawn():
     settings, some = settings_of(total_batch=3), [0, 2, 3]
-    assert sorted(train._draw_clips(some, settings, 1, range(3))) == some
+    assert sorted(draw_clips(some, settings, 1, range(3))) == some
 
 
 def test_an_epoch_takes_every_training_clip_once(latent_cache):
     data, settings = LatentCache(latent_cache), settings_of(total_batch=5)
     held_out = data.latents(5)
     for epoch in (1, 2):
-        x0, x1, sigma, _ = train._draw_batch(data, FIVE, settings, epoch, range(5))
+        x0, x1, sigma, _ = draw_batch(data, FIVE, settings, epoch, range(5))
         found = sorted(next(i for i in range(6) if torch.equal(x, data.latents(i))) for x in x0)
         assert found == [0, 1, 2, 3, 4]
         assert not any(torch.equal(x, held_out) for x in x0)
@@ -320,11 +321,11 @@ def test_an_epoch_takes_every_training_clip_once(latent_cache):
 
 def test_noise_and_levels_never_repeat(latent_cache):
     data, settings = LatentCache(latent_cache), settings_of()
-    batches = [train._draw_batch(data, FIVE, settings, i, range(4)) for i in (1, 2, 3)]
+    batches = [draw_batch(data, FIVE, settings, i, range(4)) for i in (1, 2, 3)]
     for part in (1, 2):
         values = torch.cat([batch[part] for batch in batches]).flatten(1)
         assert len(values.unique(dim=0)) == 12
-    other = train._draw_batch(data, FIVE, settings_of(seed=1), 1, range(4))
+    other = draw_batch(data, FIVE, settings_of(seed=1), 1, range(4))
     assert not torch.equal(other[1], batches[0][1])
 
 
@@ -434,9 +435,9 @@ def test_loss_that_is_not_finite(tmp_path, other_cache, model):
     """One of two processes meets it; both stop before the step, and one of them says why."""
     settings = settings_of(micro_batch=1)
     # Four of five clips are drawn in iteration 1: the poisoned one is met in iteration 2, first.
-    first = train._draw_clips(FIVE, settings, 1, range(4))
+    first = draw_clips(FIVE, settings, 1, range(4))
     poisoned = next(i for i in range(5) if i not in first)
-    assert train._draw_clips(FIVE, settings, 2, range(4))[0] == poisoned
+    assert draw_clips(FIVE, settings, 2, range(4))[0] == poisoned
     shard = other_cache / "latents-00000.safetensors"
     change(shard, lambda name, t: t * float("nan") if name == str(poisoned) else t)
     files = (other_cache, model / "transformer", tmp_path)

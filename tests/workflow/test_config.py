@@ -19,8 +19,8 @@ from pusa.layout import read_layout
 from tests.mini import ROOT
 
 FILES = (ROOT / "config").glob("*.yaml")
-OVERLAY = "480p.yaml"  # changes another, and is none by itself
-CONFIGS = sorted({file.name for file in FILES} - {"claims.yaml", OVERLAY})
+OVERLAYS = {"480p.yaml", "core.yaml"}  # change another, and are none by themselves
+CONFIGS = sorted({file.name for file in FILES} - {"claims.yaml", *OVERLAYS})
 
 
 def load(name):
@@ -69,11 +69,11 @@ def test_our_configs_are_valid_and_their_sheets_fit(name):
 
 @pytest.fixture
 def laid_over():
-    """A function that lays the overlay over a configuration, as Snakemake does."""
+    """A function that lays an overlay over a configuration, as Snakemake does."""
 
-    def lay(name):
+    def lay(name, overlay="480p.yaml"):
         config = load(name)
-        update_config(config, load(OVERLAY))
+        update_config(config, load(overlay))
         return config
 
     return lay
@@ -81,7 +81,7 @@ def laid_over():
 
 @pytest.mark.parametrize("name", ["config.yaml", "released.yaml"])
 def test_the_paper_at_480p(laid_over, name):
-    """Size, the baseline of that size, shorter jobs and the results' folder; no other key."""
+    """Size, the baseline of that size and the results' folder; no other key."""
     config = laid_over(name)
     read_layout(read_config(config))
     before, after = flatten(load(name)), flatten(config)
@@ -92,10 +92,28 @@ def test_the_paper_at_480p(laid_over, name):
         "clip.width",
         "baseline.repo",
         "baseline.path",
-        "sample.videos_per_job",
     }
     assert (config["clip"]["height"], config["clip"]["width"]) == (480, 832)
     assert config["baseline"]["repo"].endswith("480P-Diffusers")
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "released.yaml"])
+def test_the_core_of_the_suite(laid_over, name):
+    """The main row and the base, of the same sampling as before, on most prompts that weigh."""
+    config = laid_over(name, "core.yaml")
+    layout, whole = (read_layout(read_config(values)) for values in (config, load(name)))
+    before, after = flatten(load(name)), flatten(config)
+    assert {key for key in before if before[key] != after[key]} == {
+        "experiments",
+        *(f"suite.subset.{kind}" for kind in ("subject", "background")),
+        "sample.samples",
+    }
+    assert layout.main == whole.main
+    assert [s.model for s in layout.settings["tables"].values()] == ["base", "pusa", "still"]
+    assert layout.settings["tables"].keys() < whole.settings["tables"].keys()
+    assert {kind: VBENCH_COUNTS[kind] for kind in ("subject", "background")}.items() <= (
+        layout.sampled("tables", layout.main.name).items()
+    )
 
 
 def test_sizes_of_the_released_encodings_have_configurations(laid_over):
@@ -129,7 +147,7 @@ def test_the_small_model_differs_from_the_paper_in_the_model_alone():
     jobs = {"train.processes"}
     assert different == {"results", "experiments"} | model | jobs
     # Of the 14B model, and for its size.
-    assert left_out == LORA | BASELINE | {"sample.videos_per_job", "train.offload"}
+    assert left_out == LORA | BASELINE | {"train.offload"}
     assert not added
 
 

@@ -22,21 +22,24 @@ import torch
 import typer
 
 from pusa import cli
-from pusa.config import Config
+from pusa.config import Config, read_config_files
+from pusa.layout import read_layout
 from pusa.models.folder import digest_weights
 from pusa.models.lora import LoraInfo, save_lora
+from pusa.report.plan import describe_plan
 from pusa.settings import section_of
-from pusa.train.loop import TARGETS
+from pusa.train.engine import TARGETS
 from tests.mini import ROOT, activated
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md"))]
 CURRENT = [page for page in PAGES if page.name != "CHANGELOG.md"]  # which names what was, too
 #: What the pages' commands read of a checkout.
-CHECKOUT = ("pusa", "workflow", "slurm", "envs", "benchmarks", "Snakefile", "Makefile")
+CHECKOUT = ("pusa", "workflow", "slurm", "envs", "benchmarks", "Makefile")
 COPIED = ("config", "docs", "pyproject.toml")  # commands may write there
 REASONS = {"needs GPUs", "needs a network", "needs Slurm", "minutes"}
 #: Programs of others in blocks that are not run; what follows is not looked at.
-OTHERS = {".", "export", "pip", "python", "python3.11", "sacct", "squeue", "tail", "tensorboard"}
+OTHERS = {".", "apptainer", "docker", "export", "pip", "python", "python3", "sacct", "squeue"}
+OTHERS |= {"tail", "tensorboard"}
 BLOCK = re.compile(
     r"(?:^<!-- (?P<reason>[^>]*) -->\n+)?^```(?P<kind>sh|python|text)\n(?P<code>.*?)^```",
     re.M | re.S,
@@ -98,6 +101,7 @@ def read_blocks() -> list[Block]:
 
 
 BLOCKS = read_blocks()
+LADDER = ROOT / "docs/reproduce.md"
 RUN = [block for block in BLOCKS if block.reason is None]
 
 
@@ -325,6 +329,19 @@ def test_commands_in_sentences_exist(page):
         command, _, rest = find_command(shlex.split(words))
         known = {option for parameter in command.params for option in parameter.opts}
         assert known >= {word for word in rest if word.startswith("-")}, f"pusa {words}"
+
+
+def test_prices_of_the_ladder():
+    """What a dry run of the rung's own command says."""
+    rungs = re.findall(r"^\| \d \| `(snakemake[^`]*)` \| ([^|]*) \|", LADDER.read_text(), re.M)
+    assert len(rungs) == 4
+    for command, costs in rungs:
+        files = re.findall(r"config/[\w.]+", command) or ["config/config.yaml"]
+        plan = describe_plan(read_layout(read_config_files([ROOT / file for file in files])))
+        priced = (line for line in plan.splitlines() if "$" in line)
+        (told,) = (ln for ln in priced if ("first_look" in ln) == ("first_look" in command))
+        hours, price = costs.split(" GPU-hours, ")
+        assert f"about {hours} GPU-hours, {price}" in told, command
 
 
 def test_readme_is_short():

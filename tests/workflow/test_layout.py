@@ -1,3 +1,5 @@
+from math import ceil
+
 import pytest
 import yaml
 
@@ -42,6 +44,50 @@ def test_jobs(layout, samples, sampled, scored, jobs):
     assert files.videos(*place) == 40
     assert (files.shards(*place), files.score_shards(*place)) == jobs
     assert len(files.setting_manifests(*place)) == jobs[0]
+
+
+def test_a_first_look(layout):
+    """Of what figures compare; one job, one video per prompt, and nothing of `all` with it."""
+    files = layout("config")
+    settings = files.settings["first_look"]
+    assert [s.model for s in settings.values()] == ["base", "wan_i2v", "pusa"]
+    assert settings.keys() <= files.settings["tables"].keys()
+    for name in settings:
+        assert files.sampled("first_look", name) == {"subject": 2, "background": 1, "camera": 1}
+        assert (files.videos("first_look", name), files.shards("first_look", name)) == (4, 1)
+        assert files.videos("tables", name) >= 750
+    assert not any("first_look" in file for file in files.manifests("tables") + files.benchmarks)
+    assert set(files.manifests("first_look")) < set(files.lists)
+
+
+def test_a_job_fills_half_of_its_time(layout):
+    """By the plan's seconds of a video; a setting of few steps has fewer jobs."""
+    files = layout("config")
+    estimate = files.estimate
+    jobs = {}
+    for setting in files.settings["tables"].values():
+        if setting.model != "pusa" or setting == files.main:
+            continue
+        number = files.videos_per_job(setting)
+        seconds = estimate.sampling_job(setting) + number * estimate.video(setting)
+        assert seconds <= 1440 * 60 / 2 < seconds + estimate.video(setting)
+        jobs[setting.steps] = files.shards("tables", setting.name)
+        assert jobs[setting.steps] == ceil(750 / number)
+    assert jobs[2] < jobs[5] < jobs[10] < jobs[20]
+    place = ("tables", files.main.name)
+    for slower in ({"cost": {"gpu": "A100"}}, {"resources": {"sampling_minutes": 720}}):
+        assert layout("config", **slower).shards(*place) > files.shards(*place)
+    short = layout("config", resources={"sampling_minutes": 1})
+    assert short.shards(*place) == 1118  # a prompt each
+
+
+@pytest.mark.parametrize(
+    ("name", "sections"),
+    [("config", {"cost": {"gpu": None}}), ("demo", {}), ("demo", {"cost": {"gpu": "A100"}})],
+)
+def test_a_job_whose_seconds_are_not_known(layout, name, sections):
+    files = layout(name, **sections)
+    assert {files.videos_per_job(s) for s in files.settings["tables"].values()} == {50}
 
 
 def test_paths_take_wildcards(layout):

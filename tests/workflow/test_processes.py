@@ -94,7 +94,7 @@ def test_the_lock_of_a_working_snakemake_is_not_taken_away(start):
     from tests.mini import ROOT, activated
 
     start(WAITS, starter="snakemake", stays=True)
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow/Snakefile")]
     for link in ("config", "pusa", "workflow"):
         os.symlink(ROOT / link, link)
     done = subprocess.run(

@@ -95,14 +95,12 @@ def test_end_to_end(mini):
         drawn = {f.stem for f in (mini / "figures").glob(f"figure*.{kind}")}
         assert drawn == {f"figure{n}" for n in (1, *range(3, 14))}
 
-    # merged checkpoints are temporary
-    assert not any((mini / "merged").glob("*"))
-
     # a second run does nothing
     assert planned_rules(mini) == set()
 
     # deleting one file remakes only what depends on it
-    (mini / "scores/tables/base-i2v-steps2.csv").unlink()
+    scores = mini / "scores/tables/base-i2v-steps2.csv"
+    scores.rename(mini / "kept")
     assert planned_rules(mini) == {
         "gather_scores",
         "make_tables",
@@ -115,7 +113,7 @@ def test_end_to_end(mini):
         "plot_figure1",
         "all",
     }
-    assert run(mini).returncode == 0
+    (mini / "kept").rename(scores)
 
     # the report is one self-contained page
     report = mini / "report.html"
@@ -127,6 +125,30 @@ def test_end_to_end(mini):
         *("Audit of the published tables", "Claims, on the published numbers"),
     ):
         assert shown in page
+
+
+@pytest.mark.slow
+def test_a_first_look(mini):
+    """A page of a few videos, which changes nothing of the rest, and is remade in part."""
+    if not (mini / "trained/pusa-rank4-seed0/iteration_4.safetensors").exists():
+        pytest.skip("needs the results of test_end_to_end")
+    done = run(mini, "--", "first_look")
+    assert done.returncode == 0, done.stdout[-4000:]
+    page = mini / "first_look/gallery"
+    videos = sorted(page.glob("videos/*/*.mp4"))
+    assert {v.parent.name for v in videos} == {MAIN, "base-i2v-steps2", "wan_i2v-i2v-steps2"}
+    assert len(videos) == 12 and "A first look" in (page / "index.html").read_text()
+    # the very videos of the tables
+    tables = mini / "samples/tables"
+    for video in videos:
+        same = tables / video.parent.name / video.name
+        assert np.array_equal(read_video(video), read_video(same))
+    assert planned_rules(mini) == set()
+
+    (mini / "samples/first_look" / MAIN / videos[0].name).unlink()
+    dry = run(mini, "--dry-run", "--", "first_look")
+    planned = set(re.findall(r"^(?:local)?rule (\w+):", dry.stdout, re.MULTILINE))
+    assert planned == {"sample_suite", "gallery_first_look", "first_look"}
 
 
 @pytest.mark.slow
@@ -172,7 +194,7 @@ def test_released_lora_takes_the_place_of_training(mini, tmp_path):
 
 @pytest.mark.slow
 def test_full_fine_tuning(mini, tmp_path):
-    """The whole transformer is trained, and sampled without a merge."""
+    """The whole transformer is trained, and sampled without a LoRA."""
     if not (mini / "cache/index.json").exists():
         pytest.skip("needs the results of test_end_to_end")
     file = write_mini(tmp_path / "results", suite={"source": "folder", "path": str(mini / "suite")})
@@ -189,7 +211,6 @@ def test_full_fine_tuning(mini, tmp_path):
     assert done.returncode == 0, done.stdout[-4000:]
     assert (tmp_path / "results/trained/pusa-full-seed0/iteration_2/config.json").exists()
     assert len(pd.read_csv(manifest)) == 6
-    assert not (tmp_path / "results/merged").exists()
 
 
 @pytest.mark.slow

@@ -2,12 +2,15 @@
 import json
 import sys
 from pathlib import Path
+from shlex import quote
 
 from snakemake.cli import parse_args
 from snakemake.exceptions import WorkflowError
+from snakemake.settings.types import DeploymentMethod
 
 from pusa.config import (
     ImageSize,
+    SampleSwitches,
     Size,
     SuiteSettings,
     VideoSettings,
@@ -15,7 +18,7 @@ from pusa.config import (
     read_config,
 )
 from pusa.experiments import BOUNDS, WAN_I2V
-from pusa.layout import CLAIMS, PUBLISHED, read_layout
+from pusa.layout import PACKAGE, find_shipped, read_layout
 from pusa.report import captions
 from pusa.report.plan import describe_memory, describe_plan
 from pusa.data.listed import GALLERY, lost_files, take_away
@@ -24,10 +27,10 @@ from pusa.slurm import be_patient
 from pusa.sample.tasks import TASKS
 
 try:
-    CONFIG = read_config(config)
-    FILES = read_layout(CONFIG)
+    FILES = read_layout(read_config(config), home=HOME)
 except (ValueError, FileExistsError, FileNotFoundError) as error:
     raise WorkflowError(str(error))
+CONFIG = FILES.config
 config.update(CONFIG.model_dump())  # with defaults, for the report's captions
 
 TRAINED, VBENCH = CONFIG.is_trained, CONFIG.score.scorer == "vbench"
@@ -39,9 +42,12 @@ CLIP = CONFIG.clip.model_dump_json()
 SIZE = CONFIG.clip.part(Size).model_dump_json()
 IMAGE_SIZE = CONFIG.clip.part(ImageSize).model_dump_json()
 
+# How videos are sampled, beside what decides them.
+SWITCHES = CONFIG.sample.part(SampleSwitches).model_dump_json()
+
 
 wildcard_constraints:
-    study="tables|effects",
+    study="tables|effects|first_look",
     setting=r"[a-z0-9_.-]+",
     bound="|".join(BOUNDS),
     dimension="[a-z0-9_]+",
@@ -75,14 +81,19 @@ def suite_settings(wildcards):
         **CONFIG.clip.part(Size).model_dump(),
         task=setting.task,
         steps=setting.steps,
+        samples=FILES.samples_each(wildcards.study),
         guidance_scale=section.guidance_scale,
     ).model_dump_json()
 
 
 def transformer_options(wildcards):
     """Wan-I2V is sampled as a whole, by diffusers' own pipeline."""
-    folder = FILES.setting_transformer(wildcards.study, setting_of(wildcards))
-    return ["--transformer", folder] if folder else []
+    setting = setting_of(wildcards)
+    folder, lora = FILES.setting_transformer(setting), FILES.setting_lora(setting)
+    return [
+        *(["--transformer", folder] if folder else []),
+        *(["--lora", f"{lora}:{setting.alpha}"] if lora else []),
+    ]
 
 
 def pipeline_weights(*loras, transformer=None):
@@ -143,11 +154,39 @@ def shown_samples(*settings):
     }
 
 
+# Where jobs find their environments: Snakemake's own, conda's, or the image's.
+SDM = workflow.deployment_settings.deployment_method
+CONDA = DeploymentMethod.CONDA in SDM
+APPTAINER = DeploymentMethod.APPTAINER in SDM
+IMAGE = find_shipped("envs/pusa.sif", HOME)
+
+if CONDA and APPTAINER:
+    raise WorkflowError(
+        "--sdm: found conda and apptainer, expected one of them: the image has its environments"
+    )
+if APPTAINER and not Path(IMAGE).is_file():
+    raise WorkflowError(
+        f"--sdm apptainer: found no image {IMAGE}, expected the one that envs/Dockerfile makes; "
+        "docs/cluster.md has the commands"
+    )
+
+
+containerized: IMAGE
+
+
 # Every job but downloads runs with the hub switched off; a user's own HF_HUB_OFFLINE is kept for
 # those.
-shell.prefix(
-    "export PUSA_HUB_OFFLINE=${{HF_HUB_OFFLINE:-0}} HF_HUB_OFFLINE=1; set -euo pipefail; "
-)
+PREFIX = "export PUSA_HUB_OFFLINE=${{HF_HUB_OFFLINE:-0}} HF_HUB_OFFLINE=1; set -euo pipefail; "
+if CONDA:
+    # Conda's environments lack this package. They find the one that is read here in a folder that
+    # has nothing else of its environment.
+    ALONE = Path(".snakemake/package").absolute()
+    if workflow.is_main_process:
+        ALONE.mkdir(parents=True, exist_ok=True)
+        (ALONE / "pusa").unlink(missing_ok=True)
+        (ALONE / "pusa").symlink_to(PACKAGE / "pusa")
+    PREFIX += f"export PYTHONPATH={quote(str(ALONE))}; "
+shell.prefix(PREFIX)
 
 if workflow.is_main_process:
     # Whether jobs will run is not known yet while rules are read, but for the command line.

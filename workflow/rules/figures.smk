@@ -167,7 +167,7 @@ if (FILES.experiments["table"] == "2").any():
         {
             "experiments": CONFIG.experiments,
             "scores": FILES.score_files("tables"),
-            "table2": PUBLISHED[2],
+            "table2": FILES.published[2],
         },
         {"study": study_params("tables")},
     )

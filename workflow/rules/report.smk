@@ -7,8 +7,8 @@ rule make_tables:
     input:
         experiments=CONFIG.experiments,
         scores=FILES.score_files("tables"),
-        table1=PUBLISHED[1],
-        table2=PUBLISHED[2],
+        table1=FILES.published[1],
+        table2=FILES.published[2],
         costs=FILES.path("tables/costs.csv"),
     output:
         multiext(FILES.path("tables/table1"), ".csv", ".md", ".tex"),
@@ -41,8 +41,8 @@ rule make_tables:
 rule audit:
     input:
         experiments=CONFIG.experiments,
-        table1=PUBLISHED[1],
-        table2=PUBLISHED[2],
+        table1=FILES.published[1],
+        table2=FILES.published[2],
     output:
         multiext(FILES.path("tables/audit"), ".csv", ".md"),
         html=report(
@@ -64,11 +64,11 @@ rule audit:
 
 rule claims:
     input:
-        claims=CLAIMS,
+        claims=FILES.claims,
         experiments=CONFIG.experiments,
         scores=FILES.score_files("tables"),
-        table1=PUBLISHED[1],
-        table2=PUBLISHED[2],
+        table1=FILES.published[1],
+        table2=FILES.published[2],
     output:
         multiext(FILES.path("tables/claims"), ".csv", ".md"),
         html=report(
@@ -97,11 +97,11 @@ rule claims:
 
 rule price:
     input:
-        claims=CLAIMS,
+        claims=FILES.claims,
         experiments=CONFIG.experiments,
         scores=FILES.score_files("tables"),
-        table1=PUBLISHED[1],
-        table2=PUBLISHED[2],
+        table1=FILES.published[1],
+        table2=FILES.published[2],
     output:
         multiext(FILES.path("tables/price"), ".csv", ".md"),
         html=report(
@@ -177,7 +177,7 @@ rule record_provenance:
 
 rule measure_effects:
     input:
-        claims=CLAIMS,
+        claims=FILES.claims,
         experiments=CONFIG.experiments,
         scores=lambda wildcards: FILES.score_files(wildcards.study),
         losses=lambda wildcards: FILES.run_files(wildcards.study, "validation.csv"),
@@ -289,3 +289,18 @@ rule gallery:
     shell:
         "python -m pusa gallery {output:q} {params.folders:q} --title {params.title:q}"
         " {params.shown:q} &> {log:q}"
+
+
+# A few videos before hundreds of GPU-hours: the same images and prompts through the base, Wan-I2V
+# and the adapted model.
+use rule gallery as gallery_first_look with:
+    input:
+        FILES.manifests("first_look"),
+    output:
+        directory(FILES.first_look),
+    log:
+        FILES.log("gallery_first_look"),
+    params:
+        title="A first look",
+        folders=folders_of,
+        shown=[word for s in FILES.compared for word in ("--show", s.name)],

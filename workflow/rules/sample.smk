@@ -27,11 +27,13 @@ rule sample_suite:
         model=lambda wildcards: (
             f"{FILES.setting_model(setting_of(wildcards))}/model_index.json"
         ),
-        weights=lambda wildcards: FILES.setting_weights(
-            wildcards.study, setting_of(wildcards)
-        ),
+        weights=lambda wildcards: FILES.setting_weights(setting_of(wildcards)),
         # What scores the videos is looked at before days are spent on making them.
-        checked=ancient(FILES.path("scores/vbench_checked")) if VBENCH else [],
+        checked=lambda wildcards: (
+            ancient(FILES.path("scores/vbench_checked"))
+            if VBENCH and wildcards.study != "first_look"
+            else []
+        ),
     output:
         FILES.manifest("{study}", "{setting}", "{shard}"),
     log:
@@ -40,18 +42,16 @@ rule sample_suite:
         FILES.benchmark("sample_suite", "{study}", "{setting}", "shard{shard}")
     wildcard_constraints:
         setting=rf"(?!({'|'.join(BOUNDS)})-)[a-z0-9_.-]+",
-    priority: 1  # before more is merged: what waits for its samples is large
     conda:
         "../../envs/pusa.yaml"
     threads: on(gpu=4, cpu=1)
     resources:
         gpu=on(gpu=1, cpu=0),
         cpus_per_gpu=on(gpu=4, cpu=0),  # threads, which --cores may cap
-        mem_mb=on(gpu=64_000, cpu=0),  # reads the transformer, 28 GB in bfloat16
-        # A next attempt keeps the videos that are done; most settings have up to 20 steps.
-        runtime=lambda wildcards: on(
-            gpu=max(480, 24 * setting_of(wildcards).steps), cpu=60
-        ),
+        # Reads the transformer, 28 GB in bfloat16, tensor by tensor where a LoRA is merged into it.
+        mem_mb=on(gpu=64_000, cpu=0),
+        # A next attempt keeps the videos that are done.
+        runtime=on(gpu=CONFIG.resources.sampling_minutes, cpu=60),
     params:
         suite=subpath(input.suite, parent=True),
         model=lambda wildcards: FILES.setting_model(setting_of(wildcards)),
@@ -61,10 +61,15 @@ rule sample_suite:
             FILES.sampled(wildcards.study, wildcards.setting)
         ),
         shards=lambda wildcards: FILES.shards(wildcards.study, wildcards.setting),
+        # By itself a param that is made from threads runs no job again: of the switches only those
+        # that change videos do.
+        switches=lambda wildcards, threads: SWITCHES,
+        altering=CONFIG.sample.altering,
         device=CONFIG.device,
     shell:
         "python -m pusa sample-suite {params.suite:q} {params.model:q} {output:q}"
         " {params.transformer:q} --prompts {input.prompts:q} --settings {params.settings:q}"
+        " --switches {params.switches:q}"
         " --counts {params.counts:q} --shard {wildcards.shard} --shards {params.shards}"
         " --device {params.device} &> {log:q}"
 
@@ -137,9 +142,11 @@ if FILES.tasks:
             ),
             weights=MAIN_WEIGHTS,
             settings=MAIN_VIDEO,
+            switches=lambda wildcards, threads: SWITCHES,
+            altering=CONFIG.sample.altering,
             device=CONFIG.device,
         shell:
             "python -m pusa sample-task {wildcards.task} {params.dataset:q} {params.model:q}"
             " {output:q} --clips {params.clips} {params.held_out:q}"
             " --weights {params.weights:q} --settings {params.settings:q}"
-            " --device {params.device} &> {log:q}"
+            " --switches {params.switches:q} --device {params.device} &> {log:q}"

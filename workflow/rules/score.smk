@@ -1,11 +1,12 @@
 # Nine scores per video, gathered into a file per setting. A job scores what one or several sampling
 # jobs made: by VBench's own code on one dimension, in an environment of its own, or by weight-free
 # measures on all of them at once.
-from snakemake.settings.types import DeploymentMethod
 
-CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
-# Of VBench's conda environment, or of its virtual one.
-VBENCH_PYTHON = "python" if CONDA else f"{CONFIG.score.environment}/bin/python"
+# In the image, of VBench's conda environment, or of its virtual one.
+if APPTAINER:
+    VBENCH_PYTHON = "vbench-python"
+else:
+    VBENCH_PYTHON = "python" if CONDA else f"{CONFIG.score.environment}/bin/python"
 
 
 if VBENCH:

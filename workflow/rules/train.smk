@@ -1,5 +1,5 @@
 # One training job per run (model, rank, seed), which saves the iterations that the sheet asks for;
-# then merged checkpoints, removed as soon as their samples are made.
+# and the adapted model as one checkpoint.
 TRAIN = CONFIG.train
 MOVES_INPUTS = TRAIN.offload in ("activations", "both")
 # At a SIGTERM the trainer ends its iteration and saves, for which torchrun gives it ten minutes.
@@ -98,29 +98,27 @@ if not TRAINED:
             " 2>&1 | tee {log:q}"
 
 
-rule merge:
-    input:
-        lora=lambda wildcards: FILES.weights(
-            setting_of(wildcards).run, setting_of(wildcards).iteration
-        ),
-        model=f"{MODEL}/model_index.json",
-    output:
-        # A folder per setting, though some settings share weights: were it shared, making one
-        # setting's videos again would make the others' too.
-        temp(directory(FILES.merged("{study}", "{setting}"))),
-    log:
-        FILES.log("merge", "{study}", "{setting}"),
-    benchmark:
-        FILES.benchmark("merge", "{study}", "{setting}")
-    conda:
-        "../../envs/pusa.yaml"
-    threads: on(gpu=8, cpu=1)  # a rank of 512 is mostly multiplication
-    resources:
-        mem_mb=on(gpu=16_000, cpu=0),  # tensor by tensor, whatever the model's size
-        runtime=on(gpu=240, cpu=20),  # reads and writes 56 GB in float32
-    params:
-        transformer=FILES.transformer,
-        lora_scale=lambda wildcards: setting_of(wildcards).alpha,
-    shell:
-        "python -m pusa merge --base {params.transformer:q} --lora {input.lora:q}"
-        " --lora-scale {params.lora_scale} --out {output:q} &> {log:q}"
+if FILES.merged:
+
+    # For whoever uses the model elsewhere. Sampling merges as it loads, of many LoRAs and scales.
+    rule merge:
+        input:
+            lora=FILES.main_weights,
+            model=f"{MODEL}/model_index.json",
+        output:
+            directory(FILES.merged),
+        log:
+            FILES.log("merge"),
+        conda:
+            "../../envs/pusa.yaml"
+        threads: on(gpu=8, cpu=1)  # a rank of 512 is mostly multiplication
+        resources:
+            mem_mb=on(gpu=16_000, cpu=0),  # tensor by tensor, whatever the model's size
+            runtime=on(gpu=240, cpu=20),  # reads 56 GB in float32, writes 28 in bfloat16
+        params:
+            transformer=FILES.transformer,
+            lora_scale=FILES.main.alpha,
+            dtype=CONFIG.sample.dtype,
+        shell:
+            "python -m pusa merge --base {params.transformer:q} --lora {input.lora:q}"
+            " --lora-scale {params.lora_scale} --dtype {params.dtype} --out {output:q} &> {log:q}"

@@ -9,7 +9,8 @@ from pusa.report.price import price_claims, write_prices
 
 sys.stderr = Path(snakemake.log[0]).open("w")
 params = snakemake.params
-layout = read_layout(read_config(params.config))
+home = Path(snakemake.scriptdir).parents[1]
+layout = read_layout(read_config(params.config), home=home)
 prices = price_claims(layout)
 scorer = layout.config.score.scorer
 write_prices(prices, scorer, Path(snakemake.output.html), params.caption)

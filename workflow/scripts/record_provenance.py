@@ -12,7 +12,7 @@ files = snakemake.input
 record = collect_provenance(
     snakemake.params.config,
     negative_prompt=snakemake.params.negative_prompt,
-    repository=Path.cwd(),
+    repository=snakemake.scriptdir,
     downloads=[Path(file) for file in files.downloads],
     benchmarks=snakemake.params.benchmarks,
     runs=[Path(file).parent for file in files.runs],
