@@ -62,12 +62,13 @@ def score(
     record_beside(out)  # before the long work
     from pusa.data.manifest import check_files, read_manifests
     from pusa.data.suite import INFO_FILE, read_suite
+    from pusa.digests import digest_file
     from pusa.score.files import extend_scores, write_scores
 
     videos, folder = read_manifests(manifests)
     check_files(videos, folder)
     prompts = read_suite(suite, height=size.height, width=size.width)
-    decisive = [suite / INFO_FILE]
+    made_from = {"suite": digest_file(suite / INFO_FILE)}
     if dimension is None:
         from pusa.score.weight_free import measure_videos
 
@@ -85,7 +86,7 @@ def score(
         from pusa.score.vbench import score_videos
 
         check_samples([folder / file for file in videos["file"]], **size.model_dump())
-        decisive.append(weights / "download.json")
+        made_from["weights"] = digest_file(weights / "download.json")
         score_some = partial(
             score_videos,
             prompts,
@@ -94,5 +95,5 @@ def score(
             weights=weights,
             device=device,
         )
-    table, record = extend_scores(earlier, videos, score_some, since=decisive)
+    table, record = extend_scores(earlier, videos, score_some, made_from=made_from)
     write_scores(table, record, out)

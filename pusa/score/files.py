@@ -6,7 +6,7 @@ was edited, or cut.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -161,7 +161,7 @@ def extend_scores(
     videos: pd.DataFrame,
     score: Callable[[pd.DataFrame], tuple[pd.DataFrame, dict]],
     *,
-    since: Iterable[Path],
+    made_from: Mapping[str, str],
 ) -> tuple[pd.DataFrame, dict]:
     """Score videos, but for those whose scores an earlier table of the setting has.
 
@@ -172,15 +172,20 @@ def extend_scores(
             be made alike today; a table that is missing or damaged has none.
         videos: the manifest, ``file, index, prompt, sample, sha256``.
         score: gives the table of some videos and its record, quickly if there are none.
-        since: files that decide scores; an earlier table that is older than one has none.
+        made_from: SHA-256, by name, of what else decides scores; the record gets them.
 
     Returns:
         The table and the record, with the ``devices`` of both.
     """
-    nothing, today = score(videos[:0])
+
+    def score_some(some: pd.DataFrame) -> tuple[pd.DataFrame, dict]:
+        table, record = score(some)
+        return table, {**record, **made_from}
+
+    nothing, today = score_some(videos[:0])
     kept, devices = nothing, []
     try:
-        if earlier and _is_newer(Path(earlier), since):
+        if earlier:
             table, record = read_scores(earlier), read_record(earlier)
             check_alike({"earlier": record, "today": today})
             # One job may score one dimension alone.
@@ -190,7 +195,7 @@ def extend_scores(
     except (OSError, ValueError):
         pass  # all are scored again
     rest = videos[~videos["file"].isin(kept["file"])]
-    table, record = score(rest) if len(rest) else (nothing, today)
+    table, record = score_some(rest) if len(rest) else (nothing, today)
     if kept.empty:
         return table, record
     used = {*devices, *(_devices(record) if len(table) else [])}
@@ -203,11 +208,6 @@ def extend_scores(
 
 def _devices(record: Mapping) -> list[str]:
     return record.get("devices") or [record["device"]]
-
-
-def _is_newer(file: Path, than: Iterable[Path]) -> bool:
-    made = file.stat().st_mtime_ns
-    return all(other.stat().st_mtime_ns < made for other in than if other.exists())
 
 
 def gather_scores(

@@ -445,39 +445,37 @@ def subject_videos(samples):
 
 
 def test_scores_of_the_same_videos_are_kept(file, scored):
-    table, record = extend_scores(file, subject_videos(4), scored, since=[])
+    table, record = extend_scores(file, subject_videos(4), scored, made_from={})
     assert scored.asked == ["0000-2.mp4", "0000-3.mp4"]
     assert table["value"].tolist() == [0.1 + 0.2, 0.5, 0.25, 0.25]  # of i2v_subject alone
     assert record["devices"] == ["a GPU", "another GPU"]
     assert record["dimensions"] == ["i2v_subject"]
     assert "device" not in record
-    write_scores(table, record, file.with_name("more.csv"))
-    again, record = extend_scores(
-        file.with_name("more.csv"), subject_videos(4), scored, since=[file]
-    )
+    more = file.with_name("more.csv")
+    write_scores(table, record, more)
+    again, record = extend_scores(more, subject_videos(4), scored, made_from={})
     assert len(scored.asked) == 2  # no more
     pd.testing.assert_frame_equal(again, table)
     assert record["devices"] == ["a GPU", "another GPU"]
 
 
 def test_scores_that_no_longer_hold_are_made_again(file, scored, tmp_path):
-    """Of another video, of other packages, older than the suite; or of a damaged table."""
+    """Of another video, by other packages, of another suite; or of a damaged table."""
     videos = subject_videos(2)
     changed = videos.assign(sha256=["00", "another"])
-    table, _ = extend_scores(file, changed, scored, since=[])
+    table, _ = extend_scores(file, changed, scored, made_from={})
     assert scored.asked == ["0000-1.mp4"]
     assert table["value"].tolist() == [0.1 + 0.2, 0.25]
 
-    (tmp_path / "suite.json").touch()
     other = file.with_name("other.csv")
     write_scores(read_scores(file), RECORD | {"packages": {"vbench": "0.1.4"}}, other)
     damaged = file.with_name("damaged.csv")
     damaged.write_text(file.read_text())
-    newer = [tmp_path / "suite.json"]
+    suite = {"suite": "of another"}
     absent = tmp_path / "none.csv"
-    for earlier, since in ((file, newer), (other, []), (damaged, []), (absent, []), (None, [])):
+    for earlier, made in ((file, suite), (other, {}), (damaged, {}), (absent, {}), (None, {})):
         scored.asked = []
-        table, record = extend_scores(earlier, videos, scored, since=since)
+        table, record = extend_scores(earlier, videos, scored, made_from=made)
         assert scored.asked == ["0000-0.mp4", "0000-1.mp4"]
         assert table["value"].tolist() == [0.25, 0.25]
-        assert record["device"] == "another GPU"
+        assert record == RECORD | {"device": "another GPU"} | made
