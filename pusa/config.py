@@ -221,29 +221,17 @@ class TrainedModel(Settings):
     """As `train.objective`, which counts if absent."""
 
 
-class Training(Settings):
-    """What decides a training's weights, and is common to all runs."""
+class TrainingLoad(Settings):
+    """What of a training decides the memory that it needs."""
 
     method: Literal["lora", "full"] = "lora"
     """A LoRA on DeepSpeed's ZeRO-2, or the whole transformer on ZeRO-3; the sheet's ranks and
     alphas are then empty."""
-    learning_rate: Annotated[float, Field(gt=0)] = 1.0e-5
-    """Of AdamW; the authors'."""
-    warmup: Count = 0
-    """Iterations over which the learning rate rises; it is constant after."""
     total_batch: Positive = 8
     """Clips per iteration over all processes."""
     micro_batch: Positive | None = None
     """Clips per process and forward pass, accumulation makes up the rest; what `total_batch` leaves
     each, if absent."""
-    objective: Objective = "authors"
-    """`authors`: their code's shifted grid and bell-shaped weight; `paper`: timesteps from U[0,1]
-    and an unweighted loss, as in its text."""
-    shift: Shift = SHIFT
-    """Of the authors' grid."""
-    validation_clips: Count = 32
-    """The last clips of the dataset, held out for the validation loss; others with their captions
-    are not trained on either."""
     gradient_checkpointing: bool = False
     """Compute activations again instead of keeping them: memory for time."""
     dtype: Dtype = "float32"
@@ -253,10 +241,6 @@ class Training(Settings):
     offload: Offload = "none"
     """What is moved to the host's memory: the inputs of checkpointed blocks, the optimizer's state,
     or `both`."""
-    checkpoint_every: Positive = 50
-    """Iterations between the checkpoints that an interrupted run goes on from."""
-    seed: Seed = 0
-    """Of the LoRA's initialisation, the batches and their noise."""
 
     @model_validator(mode="after")
     def _moves_what_there_is(self) -> Self:
@@ -266,6 +250,27 @@ class Training(Settings):
                 "gradient_checkpointing, as a block then keeps far more than its inputs"
             )
         return self
+
+
+class Training(TrainingLoad):
+    """What decides a training's weights, and is common to all runs."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1.0e-5
+    """Of AdamW; the authors'."""
+    warmup: Count = 0
+    """Iterations over which the learning rate rises; it is constant after."""
+    objective: Objective = "authors"
+    """`authors`: their code's shifted grid and bell-shaped weight; `paper`: timesteps from U[0,1]
+    and an unweighted loss, as in its text."""
+    shift: Shift = SHIFT
+    """Of the authors' grid."""
+    validation_clips: Count = 32
+    """The last clips of the dataset, held out for the validation loss; others with their captions
+    are not trained on either."""
+    checkpoint_every: Positive = 50
+    """Iterations between the checkpoints that an interrupted run goes on from."""
+    seed: Seed = 0
+    """Of the LoRA's initialisation, the batches and their noise."""
 
 
 class Train(Training):
@@ -342,6 +347,20 @@ class SampleSwitches(Settings):
     vae_tiling: bool = False
     """Encode and decode in tiles, to save memory; changes scores where clips are larger than 256
     pixels."""
+
+    @model_validator(mode="after")
+    def _check_backend(self) -> Self:
+        if self.attention_backend is not None:
+            # Seconds, for those alone who name one.
+            from diffusers.models.attention_dispatch import AttentionBackendName
+
+            names = sorted(backend.value for backend in AttentionBackendName)
+            if self.attention_backend not in names:
+                raise ValueError(
+                    f"attention_backend: found {self.attention_backend!r}, "
+                    f"expected one of {', '.join(names)}"
+                )
+        return self
 
     @property
     def altering(self) -> dict[str, Any]:
@@ -505,28 +524,17 @@ class Resources(GpuMemory):
     """Time limit of a sampling job on a GPU, and so how many videos it makes."""
 
 
-class MemorySettings(Clip, GpuMemory):
-    """What decides the memory that one GPU needs."""
+class MemorySettings(TrainingLoad, Clip, GpuMemory):
+    """What decides the memory that one GPU needs; with the paper's defaults."""
 
     text_tokens: Positive = 512
-    method: Literal["lora", "full"] = "lora"
-    """A LoRA on ZeRO-2, or the whole transformer on ZeRO-3."""
+    gradient_checkpointing: bool = True
+    dtype: Dtype = "bfloat16"
+    lora_dtype: Dtype = "bfloat16"
     rank: Positive | None = None
     """Of a LoRA; without one, and by the first method, nothing is trained."""
     processes: Positive = 1
     """Processes of a training on all nodes, each with a GPU."""
-    total_batch: Positive = 8
-    """Clips per iteration over all processes."""
-    micro_batch: Positive | None = None
-    """Clips per process and forward pass; what `total_batch` leaves each, if absent."""
-    gradient_checkpointing: bool = True
-    """Compute activations again instead of keeping them."""
-    dtype: Dtype = "bfloat16"
-    """Of the base that is trained."""
-    lora_dtype: Dtype = "bfloat16"
-    """Of a LoRA's weights."""
-    offload: Offload = "none"
-    """What is moved to the host's memory."""
     sample_dtype: Dtype = "bfloat16"
     """Of the model that is sampled."""
     batch_size: Positive = 1

@@ -37,6 +37,14 @@ class Settings(BaseModel):
     )
 
     @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        # A field that only has another default keeps its help.
+        for name, field in cls.model_fields.items():
+            for base in cls.__mro__[1:]:
+                if field.description is None and name in getattr(base, "model_fields", {}):
+                    field.description = base.model_fields[name].description
+
+    @classmethod
     def read(cls, values: Mapping[str, Any], *, name: Callable[[str], str] = str) -> Self:
         """Check values and fill in defaults.
 
