@@ -240,7 +240,10 @@ def _describe_disk(layout: Layout, shape: Shape, videos: dict[str, int]) -> list
         latents = 4 * frame * count_latent_frames(clip.frames)
         sizes["cached latents"] = latents * config.dataset.clips
     parts = ", ".join(f"{name} {_bytes(n)}" for name, n in sizes.items() if n)
-    return [f"about {_bytes(sum(sizes.values()))} of disk for good: {parts}"]
+    lines = [f"about {_bytes(sum(sizes.values()))} of disk for good: {parts}"]
+    if config.model.source == "hub":
+        lines.append("  beside it text encoder, VAE and dataset, as large as they are downloaded")
+    return lines
 
 
 def _bytes(n: float) -> str:

@@ -223,6 +223,7 @@ def test_the_papers_config_with_the_released_lora():
         ("train.processes", 3, "total_batch: found 8, .* train.processes 3 x train.micro_batch 2"),
         ("train.micro_batch", 3, "total_batch: found 8, .* train.micro_batch 3"),
         ("effects.seeds", [1, 1], r"effects.seeds: found \[1, 1\], expected no value twice"),
+        ("sample.attention_backend", "x", "attention_backend: found .x., expected one of _f"),
         ("results", "", "results: found '', expected text of at least 1 character"),
         ("score.scorer", "vbench", "clip.height: found 64, expected at least 128"),
     ],
