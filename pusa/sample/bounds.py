@@ -4,7 +4,7 @@ A picture that stands still keeps to its image better than any video, and the tr
 what a perfect model would make.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,13 +14,6 @@ import pandas as pd
 from pusa.config import Outputs, Size
 from pusa.data.suite import SuitePrompt, read_suite
 from pusa.digests import digest_folder
-from pusa.models.load import (
-    decode_latents,
-    encode_pixels,
-    frames_to_pixels,
-    load_vae,
-    pixels_to_frames,
-)
 from pusa.sample.conditioning import Placement, place, read_conditions
 from pusa.sample.loop import MakeBatch, Request, list_videos, make_videos, plan_videos
 
@@ -90,15 +83,32 @@ def _source(
 
 
 def _load(bound: str, size: Size, model: str | Path, device: str) -> MakeBatch:
-    vae = load_vae(model).to(device) if bound == "truth_vae" else None
+    through_vae = _load_vae(model, device) if bound == "truth_vae" else np.array
 
     def make(batch: Sequence[Request]) -> list[np.ndarray]:
         clips = [read_conditions(request.placements, size)[0].pixels for request in batch]
         if bound == "still":
             return [np.repeat(clip, size.frames, axis=0) for clip in clips]
-        if vae is None:
-            return clips
-        latents = encode_pixels(vae, frames_to_pixels(np.stack(clips)).to(device))
-        return list(pixels_to_frames(decode_latents(vae, latents)))
+        return list(through_vae(clips))
 
     return make
+
+
+def _load_vae(model: str | Path, device: str) -> Callable[[list[np.ndarray]], np.ndarray]:
+    """What encodes clips and decodes them again."""
+    # Seconds, for one bound alone.
+    from pusa.models.load import (
+        decode_latents,
+        encode_pixels,
+        frames_to_pixels,
+        load_vae,
+        pixels_to_frames,
+    )
+
+    vae = load_vae(model).to(device)
+
+    def through_vae(clips: list[np.ndarray]) -> np.ndarray:
+        latents = encode_pixels(vae, frames_to_pixels(np.stack(clips)).to(device))
+        return pixels_to_frames(decode_latents(vae, latents))
+
+    return through_vae

@@ -19,18 +19,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLWan
 from PIL import Image
 
 from pusa.clip import ClipSize, count_latent_frames
 from pusa.data.image import fit_image, is_image, load_image, open_image, upright_rgb
 from pusa.data.video import FPS, is_of_another_rate, scan_video
-from pusa.models.load import encode_pixels, frames_to_pixels
 from pusa.sample.tasks import Given
+
+if TYPE_CHECKING:  # seconds, which a job that encodes nothing can save
+    from diffusers import AutoencoderKLWan
 
 
 @dataclass(frozen=True)
@@ -340,7 +341,7 @@ def check_conditions(conditions: Iterable[Condition], size: ClipSize) -> None:
 
 
 def encode_conditions(
-    vae: AutoencoderKLWan,
+    vae: "AutoencoderKLWan",
     conditions: Sequence[Condition],
     shape: tuple[int, int, int, int],
     *,
@@ -357,6 +358,8 @@ def encode_conditions(
         Normalised latents ``(1, channels, frames, height, width)``, zero where nothing is given,
         and noise multipliers ``(frames,)``, one where nothing is given; float32, on the CPU.
     """
+    from pusa.models.load import encode_pixels, frames_to_pixels
+
     latents = torch.zeros(1, *shape)
     multipliers = torch.ones(shape[1])
     for condition in conditions:
