@@ -23,7 +23,8 @@ MINIATURE := --configfile config/miniature.yaml
 # Each stands alone, but for overlays, which are laid over the paper's.
 OVERLAYS := config/480p.yaml config/core.yaml
 CONFIGS := $(filter-out config/claims.yaml $(OVERLAYS),$(wildcard config/*.yaml))
-PYTEST := -n $(CORES) --dist loadfile
+# In the order of tests/conftest.py, not that of the number of tests in a file.
+PYTEST := -n $(CORES) --dist loadfile --no-loadscope-reorder --durations=10
 FLAGS := --cores $(CORES) --rerun-incomplete --show-failed-logs
 UNLOCK := snakemake --quiet all --unlock
 ifneq ($(TORCH),)
@@ -58,12 +59,11 @@ demo: $(VENV)/installed
 	   "Contact sheet: $(OUT)/figures/contact_sheet.png"
 
 test: $(VENV)/installed
-	$(RUN) python -m pytest $(PYTEST) -m "not slow" --durations=10
+	$(RUN) python -m pytest $(PYTEST) -m "not slow"
 
-# What waits for Slurm, kills trainings, runs the documentation or drives a browser, too. Tests that
-# wait most of their time go first.
+# What waits for Slurm, kills trainings, runs the documentation or drives a browser, too.
 test-all: $(VENV)/installed
-	$(RUN) python -m pytest $(PYTEST) --no-loadscope-reorder --durations=10
+	$(RUN) python -m pytest $(PYTEST)
 
 vbench: $(VENV)-vbench/installed
 

@@ -39,15 +39,15 @@ MORE = {"subject": 3, "background": 2, "camera": 2}
 def mini(tmp_path_factory) -> Path:
     """A configuration of the same workflow that takes a minute or two; its results folder.
 
-    The suite has one prompt more than the subset, a job makes four videos, and clips are long
+    The suite has one prompt more than the subset and than a job makes videos, and clips are long
     enough for all tasks.
     """
     results = tmp_path_factory.mktemp("mini") / "results"
     write_mini(
         results,
         clip={"frames": 25},
-        sample={"videos_per_job": 4},
-        score={"videos_per_job": 4},
+        sample={"videos_per_job": 6},
+        score={"videos_per_job": 6},
         effects={"prompts": MORE},
     )
     (results / "mini.tsv").write_text(SHEET)
