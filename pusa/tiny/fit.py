@@ -78,8 +78,8 @@ def fit(
         for name, optimizer in optimizers.items():
             for group in optimizer.param_groups:
                 group["lr"] = rates[name] * rate
-        # Where there are matrix instructions for them bfloat16 activations halve the time of a step,
-        # elsewhere they cost a third more; weights and updates are float32.
+        # With matrix instructions for bfloat16 such activations halve the time of a step, without
+        # them they cost a third more; weights and updates are float32.
         with torch.autocast(device, torch.bfloat16, enabled=half), sdpa_kernel(attention):
             loss = loss_of_step(step)
         if not torch.isfinite(loss):
