@@ -109,7 +109,7 @@ def test_each_curve_has_its_own_ranks_and_iterations(tmp_path, drawn):
         ["150", "450", "750", "900", "1200"],
     )
     _, rank, iteration, _ = drawn[0].axes[4:]
-    assert (labels(rank), labels(iteration)) == (["32", "64"], ["20", "60", "100", "120", "160"])
+    assert (labels(rank), labels(iteration)) == (["32", "64"], ["15", "45", "75", "90", "120"])
     papers, ours = (
         {axis.get_ylim() for axis in row} for row in (drawn[0].axes[:4], drawn[0].axes[4:])
     )

@@ -165,7 +165,7 @@ def test_missing_scores_are_an_error(write, published, demo):
         ({"table": 1, "published": "Our"}, "'ours': the published tables have no such row"),
         ({"table": 2, "published": "512/900/1.4/10"}, "stands for 2 rows of the published tables"),
         (
-            {"table": 2, "iteration": 100},
+            {"table": 2, "iteration": 75},
             "stands for 3 rows of the experiments sheet, expected one",
         ),
     ],
