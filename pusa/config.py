@@ -165,6 +165,9 @@ class Suite(Settings):
     path: Text
     """Folder with `vbench2_i2v_full_info.json` and `crop/<ratio>/`; put a `crop.zip` that you hold
     there."""
+    prompts: PromptCounts | None = None
+    """How many prompts of each kind `tiny` renders, which `subset` and `effects.prompts` are taken
+    from; as many as those ask for, if absent."""
     subset: SubsetCounts | None = None
     """How many `subject`, `background` and `camera` prompts stand for the sheet's `subset`, spread
     evenly over the suite; fewer are among more, so that it can be raised step by step."""
@@ -172,6 +175,11 @@ class Suite(Settings):
     @model_validator(mode="after")
     def _has_subset(self) -> Self:
         _require(self, "subset", source="tiny")
+        if self.prompts and self.source != "tiny":
+            raise ValueError(
+                f"prompts: found {self.prompts.model_dump()}, expected none with "
+                f"source {self.source}, whose prompts are as they are"
+            )
         return self
 
 
@@ -640,7 +648,9 @@ def prompt_counts(config: Config) -> dict[str, dict[str, int]]:
     suite = config.suite
     given = {"suite.subset": suite.subset, "effects.prompts": config.effects.prompts}
     asked = {key: counts.model_dump() for key, counts in given.items() if counts}
-    if suite.source == "tiny":  # renders as many as are asked for
+    if suite.prompts:
+        total = suite.prompts.model_dump()
+    elif suite.source == "tiny":
         total = {kind: max(counts[kind] for counts in asked.values()) for kind in KINDS}
     else:
         total = VBENCH_COUNTS if suite.source == "vbench" else count_prompts(suite.path)

@@ -33,7 +33,7 @@ def write_mini(results: Path, name: str = "mini", *, iteration: int = 4, **secti
 
     config |= {"results": str(results), "experiments": str(results / f"{name}.tsv")}
     config["dataset"] |= {"path": str(results / "dataset"), "clips": 10}
-    config["suite"] |= {"path": str(results / "suite"), "subset": COUNTS}
+    config["suite"] = {"source": "tiny", "path": str(results / "suite"), "subset": COUNTS}
     config["baseline"] |= {"path": str(results / "baseline"), "steps": 2}
     config["clip"]["frames"] = 9
     config["train"]["validation_clips"] = 2

@@ -201,6 +201,7 @@ def test_the_papers_config_with_the_released_lora():
         ),
         ("train.offload", "both", "train.offload: found both, expected none or optimizer without"),
         ("suite.subset", None, "suite.subset: found nothing, expected one with source tiny"),
+        ("suite.source", "folder", "suite.prompts: found .*, expected none with source folder"),
         ("suite.subset.camera", 1, "suite.subset.camera: found 1, expected at least 2"),
         ("suite.subset.camera", None, "suite.subset.camera is missing"),
         ("lora.source", "released", "lora.path: found nothing, expected one with source releas"),
@@ -279,7 +280,18 @@ def test_prompts_of_the_paper():
     assert counts["subset"] == {"subject": 50, "background": 50, "camera": 50}
 
 
+def test_tiny_suite_does_not_depend_on_what_is_taken_of_it(demo):
+    rendered = prompt_counts(read_config(demo))["all"]
+    demo["suite"]["subset"] = {"subject": 20, "background": 3, "camera": 3}
+    demo["effects"]["prompts"] = {"subject": 30, "background": 16, "camera": 4}
+    assert prompt_counts(read_config(demo))["all"] == rendered == demo["suite"]["prompts"]
+    demo["effects"]["prompts"]["camera"] = 17
+    with pytest.raises(ValueError, match=r"effects\.prompts\.camera: found 17, .* most 16"):
+        prompt_counts(read_config(demo))
+
+
 def test_tiny_suite_renders_what_subset_and_effects_ask_for(demo):
+    del demo["suite"]["prompts"]
     demo["suite"]["subset"] = {"subject": 9, "background": 3, "camera": 3}
     counts = prompt_counts(read_config(demo))
     assert counts["all"] == {"subject": 9, "background": 4, "camera": 4}
@@ -299,6 +311,6 @@ def test_more_prompts_than_the_suite_has(demo, suite, key):
 
 
 def test_folder_without_a_suite(demo, tmp_path):
-    demo["suite"] |= {"source": "folder", "path": str(tmp_path)}
+    demo["suite"] = {"source": "folder", "path": str(tmp_path)}
     with pytest.raises(FileNotFoundError, match=f"{INFO_FILE} does not exist"):
         prompt_counts(read_config(demo))
