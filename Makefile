@@ -46,7 +46,7 @@ STUDY := results/miniature
 # here. The report is made again when anything in it is newer.
 demo: $(VENV)/installed
 	@$(RUN) $(UNLOCK) $(DEMO) && snakemake $(FLAGS) $(DEMO) && \
-	 if [ ! -f $(OUT)/report.html ] || [ -n "$$(find $(OUT)/tables $(OUT)/figures $(OUT)/effects \
+	 if [ ! -s $(OUT)/report.html ] || [ -n "$$(find $(OUT)/tables $(OUT)/figures $(OUT)/effects \
 	   -newer $(OUT)/report.html)" ]; \
 	 then snakemake --cores 1 $(DEMO) --report $(OUT)/report-unfinished.html && \
 	   mv $(OUT)/report-unfinished.html $(OUT)/report.html; fi && \

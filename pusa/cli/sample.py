@@ -20,6 +20,7 @@ from pusa.config import (
     VideoSettings,
     Weights,
 )
+from pusa.data.manifest import write_manifest
 from pusa.experiments import BOUNDS
 from pusa.sample.tasks import TASKS
 
@@ -67,7 +68,7 @@ def sample_suite(
         switches=switches,
         device=device,
     )
-    table.to_csv(manifest, index=False)
+    write_manifest(table, manifest)
 
 
 @app.command()
@@ -103,7 +104,7 @@ def sample_bound(
         out=manifest.parent,
         device=device,
     )
-    table.to_csv(manifest, index=False)
+    write_manifest(table, manifest)
 
 
 def _read_share(
@@ -165,4 +166,4 @@ def sample_task(
         switches=switches,
         device=device,
     )
-    table.to_csv(manifest, index=False)
+    write_manifest(table, manifest)

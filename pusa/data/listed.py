@@ -8,10 +8,9 @@ again where it is missing. What should count as missing is found here.
 import atexit
 import csv
 import json
+import os
 import re
-import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -43,7 +42,7 @@ def lost_files(listing: Path) -> list[Path]:
     try:
         if listing.name not in _NAMED:
             return find_changed(listing)
-        files = [listing.parent / name for name in _NAMED[listing.name](listing)]
+        files = [_beside(listing.parent, name) for name in _NAMED[listing.name](listing)]
         return [file for file in files if not file.is_file()] if files else [listing]
     except _DAMAGED:
         return [listing]
@@ -52,24 +51,36 @@ def lost_files(listing: Path) -> list[Path]:
 def take_away(listing: Path, lost: list[Path], *, for_good: bool) -> None:
     """Have Snakemake make a list again: take it away, until the process ends or for good.
 
-    For good, files that are lost because they are others go with it.
+    For good, files that are lost because they are others go with it. Of folders only a gallery.
     """
     if for_good:
-        for file in (*lost, listing):
-            remove(file)
+        for file in lost:
+            if file != listing:
+                file.unlink(missing_ok=True)
+        remove(listing)
         return
-    hidden = listing.with_name(f".hidden-{listing.name}")
-    listing.rename(hidden)
-    atexit.register(_bring_back, hidden, listing, lost)
+    listing.rename(_hidden(listing))
+    atexit.register(bring_back, listing)
 
 
-def _bring_back(hidden: Path, listing: Path, lost: list[Path]) -> None:
-    hidden.rename(listing)
-    # Renaming made the list newer than what `find_changed` is to find again.
-    time.sleep(0.01)
-    for file in lost:
-        with suppress(OSError):
-            file.chmod(file.stat().st_mode)
+def bring_back(listing: Path) -> None:
+    """Bring a list back that was taken away for a while, by a process that was killed perhaps."""
+    hidden = _hidden(listing)
+    if hidden.exists() and not listing.exists():
+        hidden.rename(listing)
+
+
+def _hidden(listing: Path) -> Path:
+    return listing.with_name(f".hidden-{listing.name}")
+
+
+def _beside(folder: Path, name: str) -> Path:
+    """A file that a list in a folder names; none but such a file is ever removed."""
+    path = folder / name
+    inside = os.path.normpath(name)
+    if inside == "." or inside.startswith("..") or os.path.isabs(inside) or path.is_dir():
+        raise ValueError(f"found the name {name!r}, expected a file in {folder}")
+    return path
 
 
 def _clips(metadata: Path) -> Iterator[str]:

@@ -1,5 +1,8 @@
 """Lists of videos, CSV files beside them: which file was made for which prompt, and its content."""
 
+import json
+import os
+import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -8,6 +11,7 @@ import pandas as pd
 
 from pusa.data.suite import SuitePrompt
 from pusa.digests import digest_file
+from pusa.records import atomic
 
 COLUMNS = ["file", "index", "prompt", "sample", "sha256"]
 
@@ -37,6 +41,9 @@ def read_manifests(files: list[Path]) -> tuple[pd.DataFrame, Path]:
         lacking = [column for column in COLUMNS if column not in table]
         if lacking:
             raise ValueError(f"{file}: a list of videos has no column {', '.join(lacking)}")
+        for name in table["file"]:
+            if not name.endswith(".mp4") or Path(name).name != name:
+                raise ValueError(f"{file}: found the video {name!r}, expected one beside the list")
         tables.append(table)
     return pd.concat(tables, ignore_index=True), folders.pop()
 
@@ -95,25 +102,64 @@ def check_files(videos: pd.DataFrame, folder: str | Path) -> None:
             )
 
 
+def write_manifest(table: pd.DataFrame, manifest: Path) -> None:
+    """Write a list of videos that were read a moment ago, which `find_changed` need not do again.
+
+    Args:
+        table: from `pusa.sample.loop.list_videos`.
+    """
+    at = _clock(manifest.parent)
+    table.assign(folder=manifest.parent.name).to_csv(manifest, index=False)
+    _note(manifest, at)
+
+
 def find_changed(manifest: Path) -> list[Path]:
     """The videos of a list that are missing, or are no longer what was listed.
 
-    Only those are read that were touched since the list was: the time of the last change of an
-    inode cannot be set back, and that of the list is renewed here.
+    Only those are read that were touched since that was found out last: the time of the last change
+    of an inode cannot be set back. A hidden file beside the list has that time.
 
     Raises:
-        ValueError: as `read_manifests`.
+        ValueError: as `read_manifests`, or if the list is of another folder, as one is that was
+            exchanged with another.
     """
+    at = _clock(manifest.parent)
     videos, folder = read_manifests([manifest])
-    checked, changed = manifest.stat().st_ctime_ns, []
+    others = set(videos.get("folder", ())) - {folder.name}
+    if others:
+        raise ValueError(f"{manifest} is a list of {others.pop()}, expected one of {folder.name}")
+    checked = 0
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        note = json.loads(_note_of(manifest).read_text())
+        if note["list"] == digest_file(manifest):
+            checked = int(note["at"])
+    changed, read = [], False
     for file, digest in zip(videos["file"], videos["sha256"], strict=True):
         path = folder / file
         if path.is_file():
-            touched = path.stat().st_ctime_ns >= checked  # the clock ticks in milliseconds
-            if not touched or digest_file(path) == digest:
+            if path.stat().st_ctime_ns < checked:  # the clock ticks in milliseconds
+                continue
+            read = True
+            if digest_file(path) == digest:
                 continue
         changed.append(path)
-    if not changed:
+    if read and not changed:
         with suppress(OSError):  # of another owner
-            manifest.chmod(manifest.stat().st_mode)
+            _note(manifest, at)
     return changed
+
+
+def _clock(folder: Path) -> int:
+    """What time the folder's file system takes it to be, in its inodes' nanoseconds."""
+    with suppress(OSError), tempfile.NamedTemporaryFile(dir=folder, prefix=".clock-") as file:
+        return os.stat(file.name).st_ctime_ns
+    return 0
+
+
+def _note(manifest: Path, at: int) -> None:
+    with atomic(_note_of(manifest)) as partial:
+        partial.write_text(json.dumps({"list": digest_file(manifest), "at": at}))
+
+
+def _note_of(manifest: Path) -> Path:
+    return manifest.with_name(f".checked-{manifest.stem}.json")

@@ -45,9 +45,11 @@ class _Transformer(_Part):
     out_channels: PositiveInt
     num_attention_heads: PositiveInt
     attention_head_dim: PositiveInt
-    num_layers: PositiveInt
+    num_layers: Annotated[int, Field(ge=1, le=1000)]  # all are built before weights are looked at
     ffn_dim: PositiveInt
     text_dim: PositiveInt
+    eps: PositiveFloat = 1e-6
+    rope_max_seq_len: PositiveInt = 1024
 
 
 class _Vae(_Part):
@@ -193,7 +195,9 @@ def require_files(folder: str | Path, names: list[str], expected: str = TEXT_TO_
                 f"--kind model` makes models/{folder.name}"
             )
         raise FileNotFoundError(f"model folder {folder} does not exist{hint}")
-    missing = [name for name in names if not (folder / name).exists()]
+    paths = {name: folder / name for name in names}
+    # Neither is what waits for ever when it is read, such as a pipe.
+    missing = [name for name, path in paths.items() if not (path.is_file() or path.is_dir())]
     if missing:
         raise FileNotFoundError(
             f"model folder {folder} lacks {', '.join(missing)}; expected {expected}"

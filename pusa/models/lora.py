@@ -9,6 +9,7 @@ multiplier at merging, which the paper's tables call alpha: ``W + lora_scale * B
 """
 
 import json
+import math
 import re
 import shutil
 from collections import ChainMap
@@ -79,16 +80,26 @@ def lora_info(lora: LoraFile) -> LoraInfo:
     """How a LoRA was trained, as far as its file tells.
 
     Raises:
-        ValueError: if our metadata is there but not as `save_lora` wrote it.
+        ValueError: if our metadata is there but not as `save_lora` wrote it, or of another
+            iteration than the file's name.
     """
     if METADATA_KEY in lora.metadata:
         try:
             fields = json.loads(lora.metadata[METADATA_KEY])
-            return LoraInfo(**{**fields, "targets": tuple(fields["targets"])})
-        except (ValueError, TypeError, KeyError) as error:
+            info = LoraInfo(**{**fields, "targets": tuple(fields["targets"])})
+            if type(info.rank) is not int or not math.isfinite(info.lora_alpha):
+                raise ValueError(f"rank {info.rank!r}, alpha {info.lora_alpha!r}")
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(
                 f"{lora.file}: metadata {METADATA_KEY!r} is not of this version ({error})"
             ) from None
+        named = re.fullmatch(r"iteration_(\d+)", Path(lora.file).stem)
+        if named and info.iteration not in (None, int(named[1])):
+            raise ValueError(
+                f"{lora.file} says that it is of iteration {info.iteration}: it was exchanged with "
+                "another; delete it to have it made again"
+            )
+        return info
     largest = max(lora.modules.values(), key=lambda module: module.rank)
     return LoraInfo(
         rank=largest.rank,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pusa.clip import ClipSize
+from pusa.clip import ClipSize, count_latent_frames
 from pusa.config import Weights
 from pusa.digests import digest_folder
 from pusa.models.folder import (
@@ -111,7 +111,10 @@ def _describe_transformer(folder: Path, loras: Iterable[tuple[Path, float]]) -> 
 
 
 def check_size(size: ClipSize, *, vae: Mapping[str, Any], transformer: Mapping[str, Any]) -> None:
-    """Check that the VAE and the patches divide a size; ``vae`` and so on are their configs.
+    """Check that the VAE and the patches divide a size, and that the transformer can place it.
+
+    Args:
+        vae, transformer: their configs.
 
     Raises:
         ValueError: that names the nearest sizes.
@@ -126,4 +129,16 @@ def check_size(size: ClipSize, *, vae: Mapping[str, Any], transformer: Mapping[s
             raise ValueError(
                 f"{name} must be a multiple of {factor}, which the VAE and the patches divide, "
                 f"found {pixels}; {below} and {below + factor} are the nearest"
+            )
+    places = transformer.get("rope_max_seq_len", 1024)  # in each direction
+    needed = {
+        "frames": count_latent_frames(size.frames),
+        "height": size.height // factors[0],
+        "width": size.width // factors[1],
+    }
+    for name, count in needed.items():
+        if count > places:
+            raise ValueError(
+                f"{name}: found {getattr(size, name)}, which are {count} patches, expected at most "
+                f"{places}, the transformer's rope_max_seq_len"
             )

@@ -33,7 +33,7 @@ _SLACK = 1e-3  # a cosine of a vector with itself may pass 1 by rounding
 _REGRESSIONS = ("aesthetic_quality", "imaging_quality")
 _REGRESSION_SLACK = 0.5
 #: Keys of a record in which score files that are compared may differ; all others decide a score.
-_VARYING = ("dimensions", "device", "devices", "sha256")
+_VARYING = ("dimensions", "device", "devices", "setting", "sha256")
 _INTERRUPTED = "the job that wrote it was interrupted: delete it and run again"
 
 
@@ -215,6 +215,7 @@ def gather_scores(
     prompts: Sequence[SuitePrompt],
     videos: pd.DataFrame,
     *,
+    setting: str,
     samples: int,
 ) -> tuple[pd.DataFrame, dict]:
     """Put the score files of one setting together: every video and dimension exactly once.
@@ -223,11 +224,12 @@ def gather_scores(
         files: score files of dimensions and shards.
         prompts: the prompts of the setting, which say what is to be scored.
         videos: the manifests of the setting, ``file, index, prompt, sample, sha256``.
+        setting: name of the setting, for the record.
         samples: videos of each prompt, all of which the manifests must list.
 
     Returns:
-        The table in the order of the suite, and a record: what all files have in common, and all
-        ``dimensions`` and ``devices``.
+        The table in the order of the suite, and a record: the ``setting``, what all files have in
+        common, and all ``dimensions`` and ``devices``.
 
     Raises:
         ValueError: if a score is missing, there twice, or of a video or prompt that is not
@@ -281,7 +283,7 @@ def gather_scores(
             "scores lack "
             + ", ".join(f"{d} of {n} video(s), such as {f}" for d, n, f in lacks.itertuples())
         )
-    return table[list(COLUMNS)], record
+    return table[list(COLUMNS)], {"setting": setting, **record}
 
 
 def _asked_scores(

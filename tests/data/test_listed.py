@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from pusa.data.listed import lost_files, take_away
+from pusa.data.listed import bring_back, lost_files, take_away
 from pusa.data.suite import INFO_FILE
 from pusa.report.gallery import Sample, write_gallery
 
@@ -72,6 +72,32 @@ def test_a_damaged_list_of_videos_is_lost_itself(tmp_path):
     assert lost_files(manifest) == [manifest]
 
 
+@pytest.mark.parametrize("kind", ["dataset", "suite", "cache", "gallery", "videos"])
+@pytest.mark.parametrize("name", ["", ".", "../precious", "../../../../precious", "PRECIOUS"])
+def test_nothing_but_files_beside_a_list_is_ever_removed(tmp_path, kind, name):
+    """A list that leads elsewhere, or to a folder, is a damaged one."""
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "a.mp4").touch()
+    folder = tmp_path / "beside"
+    folder.mkdir()
+    (folder / "kept.mp4").touch()
+    name = name.replace("PRECIOUS", str(precious))
+    file, text = {
+        "dataset": ("metadata.csv", f"file_name,text\n{name},a\n"),
+        "suite": (INFO_FILE, json.dumps([{"image_name": f"../../{name}"}])),
+        "cache": ("index.json", json.dumps({"clips": [{"shard": name}]})),
+        "gallery": ("gallery/index.html", f'"videos/../../{name}/a.mp4"'),
+        "videos": ("shard0.csv", f"file,index,prompt,sample,sha256\n{name},0,a,0,b\n"),
+    }[kind]
+    (folder / file).parent.mkdir(exist_ok=True)
+    (folder / file).write_text(text)
+    listing = folder / "gallery" if kind == "gallery" else folder / file
+    take_away(listing, lost_files(listing), for_good=True)
+    assert (precious / "a.mp4").exists() and (folder / "kept.mp4").exists()
+    assert not listing.exists()
+
+
 def test_a_page_without_its_gallery(gallery):
     (gallery / "index.html").unlink()
     assert lost_files(gallery) == [gallery]
@@ -82,6 +108,15 @@ def test_taken_away_for_good(tmp_path, gallery):
     other.touch()
     take_away(gallery, [other, gallery], for_good=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_dry_run_took_away_comes_back(tmp_path, monkeypatch):
+    monkeypatch.setattr("atexit.register", lambda *call: None)
+    (tmp_path / "index.json").write_text("{}")
+    take_away(tmp_path / "index.json", [], for_good=False)
+    for _ in range(2):
+        bring_back(tmp_path / "index.json")
+        assert [file.name for file in tmp_path.iterdir()] == ["index.json"]
 
 
 def test_taken_away_for_a_while(tmp_path, monkeypatch):

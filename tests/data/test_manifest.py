@@ -11,6 +11,7 @@ from pusa.data.manifest import (
     check_manifest,
     find_changed,
     read_manifests,
+    write_manifest,
 )
 from pusa.data.video import read_settings, read_video, write_video
 from pusa.digests import digest_file
@@ -105,8 +106,39 @@ def test_videos_are_not_read_again_without_need(videos, monkeypatch):
     (videos / "0.mp4").chmod(0o600)  # touched, as by a copy of the folder
     time.sleep(0.02)  # a tick of the file system's clock
     assert find_changed(videos / "shard0.csv") == []
-    monkeypatch.setattr("pusa.data.manifest.digest_file", None)
+    read = []
+    monkeypatch.setattr(
+        "pusa.data.manifest.digest_file", lambda f: read.append(f) or digest_file(f)
+    )
     assert find_changed(videos / "shard0.csv") == []
+    assert read == [videos / "shard0.csv"]
+
+
+def test_a_list_that_was_touched_later_hides_nothing(videos):
+    manifest = videos / "shard0.csv"
+    write_manifest(read_manifests([manifest])[0], manifest)
+    reverse(videos / "0.mp4")
+    time.sleep(0.02)
+    manifest.chmod(0o600)
+    assert find_changed(manifest) == [videos / "0.mp4"]
+
+
+def test_lists_that_were_exchanged(videos):
+    manifest = videos / "shard0.csv"
+    write_manifest(read_manifests([manifest])[0], manifest)
+    assert find_changed(manifest) == []
+    videos.rename(videos.with_name("another"))
+    expected = f"shard0.csv is a list of {videos.name}, expected one of another"
+    with pytest.raises(ValueError, match=expected):
+        find_changed(videos.with_name("another") / "shard0.csv")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "/etc", "../0.mp4", "/tmp/0.mp4", "0.txt"])
+def test_a_name_that_is_no_video_beside_the_list(videos, name):
+    manifest = videos / "shard0.csv"
+    manifest.write_text(manifest.read_text().replace("0.mp4", name, 1))
+    with pytest.raises(ValueError, match=r"found the video .*, expected one beside the list"):
+        read_manifests([manifest])
 
 
 @pytest.mark.parametrize("again", [{"index": 1}, {"file": "0001-9.mp4"}])

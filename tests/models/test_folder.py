@@ -151,6 +151,8 @@ def rewrite(file, text):
     [
         ("transformer", {"_class_name": "AutoencoderKLWan"}, "_class_name: found 'AutoencoderKL"),
         ("transformer", {"patch_size": [1, 0, 0]}, "patch_size.1: found 0, expected more than 0"),
+        ("transformer", {"eps": "x"}, "eps: found the text 'x', expected a number"),
+        ("transformer", {"num_layers": 10**7}, "num_layers: found 10000000, expected at most 1000"),
         ("transformer", {"patch_size": "122"}, "patch_size: found '122', expected a list"),
         ("transformer", {"num_attention_heads": -1}, "num_attention_heads: found -1, expected"),
         ("vae", {"_class_name": "WanTransformer3DModel"}, "expected 'AutoencoderKLWan'"),

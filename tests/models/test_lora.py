@@ -82,6 +82,12 @@ def for_any_base(adapter, info, tmp_path_factory):
     return file
 
 
+def test_a_lora_that_was_exchanged_with_another(lora, tmp_path):
+    other = shutil.copy(lora, tmp_path / "iteration_9.safetensors")
+    with pytest.raises(ValueError, match=r"iteration_9\.safetensors says .* of iteration 7"):
+        lora_info(open_lora(other))
+
+
 @pytest.fixture(scope="module")
 def inputs():
     generator = torch.Generator().manual_seed(5)

@@ -54,6 +54,7 @@ def folder(tmp_path):
     def write(tables):
         for setting, table in tables.items():
             record = {"scorer": "weight_free", "dimensions": [], "device": "cpu", "packages": {}}
+            record["setting"] = setting.name
             write_scores(table, record, tmp_path / f"{setting.name}.csv")
         return tmp_path
 
@@ -199,3 +200,14 @@ def test_a_subset_of_more_than_was_sampled():
     message = f"scores of {MAIN.name}: 2 subject prompts, but 3 were asked for"
     with pytest.raises(ValueError, match=message):
         study.videos(row(MAIN, "subset"))
+
+
+def test_scores_of_settings_that_were_exchanged(sheet, folder, tmp_path):
+    files = folder({MAIN: scores(1.0), BASE: scores(0.0)})
+    for suffix in (".csv", ".json"):
+        names = [files / f"{setting.name}{suffix}" for setting in (MAIN, BASE)]
+        names[0].rename(tmp_path / "kept")
+        names[1].rename(names[0])
+        (tmp_path / "kept").rename(names[1])
+    with pytest.raises(ValueError, match=r"\.csv has the scores of .*; delete it"):
+        read_study(sheet, files, seeds=[0], subset=SUBSET)

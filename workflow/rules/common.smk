@@ -21,7 +21,7 @@ from pusa.experiments import BOUNDS, WAN_I2V
 from pusa.layout import PACKAGE, find_shipped, read_layout
 from pusa.report import captions
 from pusa.report.plan import describe_memory, describe_plan
-from pusa.data.listed import GALLERY, lost_files, take_away
+from pusa.data.listed import GALLERY, bring_back, lost_files, take_away
 from pusa.processes import describe, end_orphans, find_workflows
 from pusa.slurm import be_patient
 from pusa.sample.tasks import TASKS
@@ -218,12 +218,14 @@ if workflow.is_main_process:
                 raise WorkflowError(str(error))
             if arguments.dryrun:
                 print(memory, file=sys.stderr)
-        if not arguments.dryrun and not find_workflows():
+        at_work = bool(find_workflows())  # whose lists are in the making
+        if not arguments.dryrun and not at_work:
             try:
                 end_orphans()
             except OSError as error:
                 raise WorkflowError(str(error))
-        for listing in map(Path, FILES.lists):
+        for listing in map(Path, [] if at_work else FILES.lists):
+            bring_back(listing)
             if listing.exists() and (lost := lost_files(listing)):
                 print(
                     f"{listing}: {len(lost)} of its files missing or changed, such as {lost[0]}",

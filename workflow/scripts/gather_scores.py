@@ -14,6 +14,7 @@ table, record = gather_scores(
     snakemake.input.scores,
     read_prompts(snakemake.params.suite, snakemake.params.counts),
     videos,
+    setting=snakemake.wildcards.setting,
     samples=snakemake.params.samples,
 )
 write_scores(table, record, Path(snakemake.output.scores))
