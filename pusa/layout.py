@@ -383,7 +383,10 @@ class Layout:
         """What stands for files beside it, which its job makes with it."""
         samples = [file for study in self.settings for file in self.manifests(study)]
         tasks = [self.task_manifest(task) for task in self.tasks]
-        return [*samples, *tasks, *self.tiny_lists, self.path(GALLERY), self.first_look]
+        trained = [self.trained(run, "run.json") for run in self.runs]
+        merged = [f"{self.merged}/config.json"] if self.merged else []
+        made = [*self.tiny_lists, *trained, *merged, self.path(GALLERY), self.first_look]
+        return [*samples, *tasks, *made]
 
     @property
     def first_look(self) -> str:

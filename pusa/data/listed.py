@@ -11,11 +11,15 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote
 
 from pusa.data.manifest import find_changed
+from pusa.data.noted import clock, read_note, write_note
 from pusa.data.suite import INFO_FILE
+from pusa.digests import digest_file
+from pusa.models.folder import read_part, weight_files
 from pusa.records import remove
 
 GALLERY = "gallery"
@@ -32,20 +36,47 @@ _MODEL = {
 
 
 def lost_files(listing: Path) -> list[Path]:
-    """The files that a list stands for and that are missing, or, of videos, no longer the same.
+    """The files that a list stands for and that are missing, or no longer what they were.
+
+    A list of videos says what they are; of other files it is noted when they are first seen beside
+    a list that was just made.
 
     Args:
         listing: ``metadata.csv`` of a dataset, `pusa.data.suite.INFO_FILE`, ``index.json`` of a
-            latent cache, ``model_index.json`` of a model, the folder of a gallery, or a list of
-            videos. One that cannot be read, or is empty, counts as lost itself.
+            latent cache, ``model_index.json`` of a model, ``config.json`` of a merged transformer,
+            ``run.json`` of a training, the folder of a gallery, or a list of videos. One that
+            cannot be read, or is empty, counts as lost itself.
     """
     try:
         if listing.name not in _NAMED:
             return find_changed(listing)
         files = [_beside(listing.parent, name) for name in _NAMED[listing.name](listing)]
-        return [file for file in files if not file.is_file()] if files else [listing]
+        if not files:
+            return [listing]
+        return [file for file in files if not file.is_file()] or _changed(listing, files)
     except _DAMAGED:
         return [listing]
+
+
+def _changed(listing: Path, files: list[Path]) -> list[Path]:
+    """Those of the files that are another content than when the list was new."""
+    at = clock(listing.parent)
+    page = listing / "index.html" if listing.name == GALLERY else listing
+    made = page.stat().st_mtime_ns  # a job writes its list anew
+    note = read_note(listing)
+    known, checked = (note["files"], note["at"]) if note.get("made") == made else ({}, 0)
+    seen, read = {}, False
+    for file in files:
+        name = str(file.relative_to(listing.parent))
+        if name in known and file.stat().st_ctime_ns < checked:
+            seen[name] = known[name]
+        else:
+            seen[name], read = digest_file(file), True
+    changed = [name for name, digest in seen.items() if known.get(name, digest) != digest]
+    if read and not changed:
+        with suppress(OSError):  # of another owner
+            write_note(listing, {"made": made, "at": at, "files": seen})
+    return [listing.parent / name for name in changed]
 
 
 def take_away(listing: Path, lost: list[Path], *, for_good: bool) -> None:
@@ -105,6 +136,17 @@ def _parts(model_index: Path) -> Iterator[str]:
         yield from (f"{part}/{name}" for name in _MODEL[part])
 
 
+def _weights(config: Path) -> Iterator[str]:
+    read_part(config.parent, "transformer")
+    yield from (file.name for file in weight_files(config.parent))
+
+
+def _trained(run: Path) -> Iterator[str]:
+    json.loads(run.read_text())
+    yield from (file.name for file in sorted(run.parent.glob("iteration_*.safetensors")))
+    yield from (file.name for file in sorted(run.parent.glob("*.csv")))
+
+
 def _videos(gallery: Path) -> Iterator[str]:
     page = (gallery / "index.html").read_text(encoding="utf-8")
     found = re.findall(r'"(videos/[^"]+\.mp4)"', page)
@@ -116,5 +158,7 @@ _NAMED = {
     INFO_FILE: _images,
     "index.json": _shards,
     "model_index.json": _parts,
+    "config.json": _weights,
+    "run.json": _trained,
     GALLERY: _videos,
 }

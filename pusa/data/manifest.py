@@ -1,17 +1,14 @@
 """Lists of videos, CSV files beside them: which file was made for which prompt, and its content."""
 
-import json
-import os
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
 
+from pusa.data.noted import clock, read_note, write_note
 from pusa.data.suite import SuitePrompt
 from pusa.digests import digest_file
-from pusa.records import atomic
 
 COLUMNS = ["file", "index", "prompt", "sample", "sha256"]
 
@@ -108,31 +105,29 @@ def write_manifest(table: pd.DataFrame, manifest: Path) -> None:
     Args:
         table: from `pusa.sample.loop.list_videos`.
     """
-    at = _clock(manifest.parent)
+    at = clock(manifest.parent)
     table.assign(folder=manifest.parent.name).to_csv(manifest, index=False)
-    _note(manifest, at)
+    write_note(manifest, {"list": digest_file(manifest), "at": at})
 
 
 def find_changed(manifest: Path) -> list[Path]:
     """The videos of a list that are missing, or are no longer what was listed.
 
-    Only those are read that were touched since that was found out last: the time of the last change
-    of an inode cannot be set back. A hidden file beside the list has that time.
+    Only those are read that were touched since that was found out last, which is noted: the time of
+    the last change of an inode cannot be set back.
 
     Raises:
         ValueError: as `read_manifests`, or if the list is of another folder, as one is that was
             exchanged with another.
     """
-    at = _clock(manifest.parent)
+    at = clock(manifest.parent)
     videos, folder = read_manifests([manifest])
     others = set(videos.get("folder", ())) - {folder.name}
     if others:
         raise ValueError(f"{manifest} is a list of {others.pop()}, expected one of {folder.name}")
-    checked = 0
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        note = json.loads(_note_of(manifest).read_text())
-        if note["list"] == digest_file(manifest):
-            checked = int(note["at"])
+    digest_of_list = digest_file(manifest)
+    note = read_note(manifest)
+    checked = note["at"] if note.get("list") == digest_of_list else 0
     changed, read = [], False
     for file, digest in zip(videos["file"], videos["sha256"], strict=True):
         path = folder / file
@@ -145,21 +140,5 @@ def find_changed(manifest: Path) -> list[Path]:
         changed.append(path)
     if read and not changed:
         with suppress(OSError):  # of another owner
-            _note(manifest, at)
+            write_note(manifest, {"list": digest_of_list, "at": at})
     return changed
-
-
-def _clock(folder: Path) -> int:
-    """What time the folder's file system takes it to be, in its inodes' nanoseconds."""
-    with suppress(OSError), tempfile.NamedTemporaryFile(dir=folder, prefix=".clock-") as file:
-        return os.stat(file.name).st_ctime_ns
-    return 0
-
-
-def _note(manifest: Path, at: int) -> None:
-    with atomic(_note_of(manifest)) as partial:
-        partial.write_text(json.dumps({"list": digest_file(manifest), "at": at}))
-
-
-def _note_of(manifest: Path) -> Path:
-    return manifest.with_name(f".checked-{manifest.stem}.json")

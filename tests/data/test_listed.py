@@ -1,5 +1,7 @@
 import json
+import os
 import shutil
+import time
 
 import pytest
 
@@ -21,16 +23,34 @@ def listing(request, tmp_path, dataset, suite, latent_cache, baseline):
     kind = request.param
     if kind == "gallery":
         return request.getfixturevalue("gallery")
+    if kind == "trained":
+        (tmp_path / "iteration_1.safetensors").write_bytes(b"weights")
+        (tmp_path / "training.csv").write_text("iteration,loss\n1,0.5\n")
+        (tmp_path / "run.json").write_text("{}")
+        return tmp_path / "run.json"
     folder, name = {
         "dataset": (dataset, "metadata.csv"),
         "suite": (suite, INFO_FILE),
         "cache": (latent_cache, "index.json"),
         "model": (baseline, "model_index.json"),
+        "merged": (baseline / "transformer", "config.json"),
     }[kind]
     return shutil.copytree(folder, tmp_path / kind) / name
 
 
-KINDS = ("dataset", "suite", "cache", "model", "gallery")
+KINDS = ("dataset", "suite", "cache", "model", "merged", "gallery")
+
+
+FILES = [
+    ("dataset", "train/video_000002.mp4"),
+    ("suite", "crop/1-1/subject 001.jpg"),
+    ("suite", "reference/0001.mp4"),
+    ("cache", "latents-00000.safetensors"),
+    ("cache", "captions.safetensors"),
+    ("model", "transformer/diffusion_pytorch_model.safetensors"),
+    ("model", "vae/config.json"),
+    ("gallery", "gallery/videos/a b/video_000001.mp4"),
+]
 
 
 @pytest.mark.parametrize("listing", KINDS, indirect=True)
@@ -40,22 +60,41 @@ def test_a_whole_folder_has_lost_nothing(listing):
 
 @pytest.mark.parametrize(
     ("listing", "name"),
-    [
-        ("dataset", "train/video_000002.mp4"),
-        ("suite", "crop/1-1/subject 001.jpg"),
-        ("suite", "reference/0001.mp4"),
-        ("cache", "latents-00000.safetensors"),
-        ("cache", "captions.safetensors"),
-        ("model", "transformer/diffusion_pytorch_model.safetensors"),
-        ("model", "vae/config.json"),
-        ("gallery", "gallery/videos/a b/video_000001.mp4"),
-    ],
+    FILES,
     indirect=["listing"],
 )
 def test_what_is_lost_is_named(listing, name):
     file = listing.parent / name
     file.unlink()
     assert lost_files(listing) == [file]
+
+
+@pytest.mark.parametrize(
+    ("listing", "name"),
+    [
+        *FILES,
+        ("merged", "diffusion_pytorch_model.safetensors"),
+        ("trained", "iteration_1.safetensors"),
+        ("trained", "training.csv"),
+    ],
+    indirect=["listing"],
+)
+def test_what_is_no_longer_the_same_is_named(listing, name):
+    """Other content under the same name, of the same size and times."""
+    assert lost_files(listing) == []
+    time.sleep(0.02)  # a tick of the file system's clock
+    file = listing.parent / name
+    content, times = file.read_bytes(), file.stat()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    for _ in range(2):
+        assert lost_files(listing) == [file]
+    file.write_bytes(content)
+    assert lost_files(listing) == []
+    file.write_bytes(content[:-1])  # and the list with it, as a job does
+    page = listing / "index.html" if listing.is_dir() else listing
+    page.write_bytes(page.read_bytes())
+    assert lost_files(listing) == []
 
 
 @pytest.mark.parametrize("listing", KINDS, indirect=True)

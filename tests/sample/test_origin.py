@@ -143,7 +143,5 @@ def test_size_that_is_not_divided(height, width, message):
 def test_more_patches_than_the_transformer_can_place():
     config = {"patch_size": (1, 2, 2), "rope_max_seq_len": 4}
     size = VideoSettings(frames=9, height=64, width=80, steps=1)
-    with pytest.raises(
-        ValueError, match=r"width: found 80, .* 5 patches, expected at most 4"
-    ):
+    with pytest.raises(ValueError, match=r"width: found 80, .* 5 patches, expected at most 4"):
         check_size(size, vae={}, transformer=config)

@@ -30,6 +30,7 @@ table	group	published	prompts	model	task	rank	iteration	alpha	steps
 	text_to_video		subset	pusa	t2v	4	4	1.4	2
 """
 MAIN = "pusa-rank4-seed0-iteration4-alpha1.4-i2v-steps2"
+MERGED = "pusa-rank4-seed0-iteration4-alpha1.4"
 MORE = {"subject": 3, "background": 2, "camera": 2}
 
 
@@ -259,6 +260,8 @@ DELETED = {
     "trained/pusa-rank4-seed0/iteration_4.safetensors": "train_pusa_rank4_seed0",
     "trained/pusa-rank4-seed0/validation.csv": "train_pusa_rank4_seed0",
     "trained/control-rank4-seed0/run.json": "train_control_rank4_seed0",
+    f"merged/{MERGED}/diffusion_pytorch_model.safetensors": "merge",
+    f"merged/{MERGED}/config.json": "merge",
     f"samples/tables/{MAIN}/shard1.csv": "sample_suite",
     f"samples/tables/{MAIN}/0001-0.mp4": "sample_suite",
     "samples/tables/wan_i2v-i2v-steps2/0000-0.mp4": "sample_suite",
@@ -284,8 +287,19 @@ DELETED = {
 }
 
 
+OVERWRITTEN = (
+    "dataset/train/video_000003.mp4",
+    "suite/crop/1-1/subject 001.jpg",
+    "cache/latents-00000.safetensors",
+    "baseline/transformer/diffusion_pytorch_model.safetensors",
+    f"merged/{MERGED}/diffusion_pytorch_model.safetensors",
+    f"samples/tables/{MAIN}/0001-0.mp4",
+    "gallery/videos/base-i2v-steps2/0000-0.mp4",
+)
+
+
 @pytest.mark.slow
-def test_what_is_deleted_is_remade(mini):
+def test_what_is_deleted_or_overwritten_is_remade(mini):
     """A dry run says so, whatever it is, and leaves all as it is; the next run makes it again."""
     if not (mini / "gallery/index.html").exists():
         pytest.skip("needs the results of test_end_to_end")
@@ -302,6 +316,15 @@ def test_what_is_deleted_is_remade(mini):
         (mini / name).rename(kept)
         unnoticed += [] if rule in planned_rules(mini) else [name]
         kept.rename(mini / name)
+    # and what is something else now, though as large and as old
+    for name in OVERWRITTEN:
+        file = mini / name
+        content, times = file.read_bytes(), file.stat()
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+        unnoticed += [] if DELETED[name] in planned_rules(mini) else [name]
+        file.write_bytes(content)
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert unnoticed == [], unnoticed
     assert planned_rules(mini) == set()
     assert before == {f: digest_file(f) for f in before}

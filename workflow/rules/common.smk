@@ -188,6 +188,22 @@ if CONDA:
     PREFIX += f"export PYTHONPATH={quote(str(ALONE))}; "
 shell.prefix(PREFIX)
 
+
+def note_contents():
+    """What was made is noted, to be told from what takes its place later."""
+    for listing in map(Path, FILES.lists):
+        if listing.exists():
+            lost_files(listing)
+
+
+onsuccess:
+    note_contents()
+
+
+onerror:
+    note_contents()
+
+
 if workflow.is_main_process:
     # Whether jobs will run is not known yet while rules are read, but for the command line.
     _, arguments = parse_args(sys.argv[1:])
@@ -227,6 +243,11 @@ if workflow.is_main_process:
         for listing in map(Path, [] if at_work else FILES.lists):
             bring_back(listing)
             if listing.exists() and (lost := lost_files(listing)):
+                if listing.name == "run.json":  # days of work, perhaps
+                    raise WorkflowError(
+                        f"{lost[0]} is no longer what was trained; put it back, or delete it to have "
+                        "it trained again"
+                    )
                 print(
                     f"{listing}: {len(lost)} of its files missing or changed, such as {lost[0]}",
                     file=sys.stderr,

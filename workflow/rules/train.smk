@@ -106,7 +106,7 @@ if FILES.merged:
             lora=FILES.main_weights,
             model=f"{MODEL}/model_index.json",
         output:
-            directory(FILES.merged),
+            f"{FILES.merged}/config.json",  # and the weights beside it
         log:
             FILES.log("merge"),
         conda:
@@ -116,9 +116,11 @@ if FILES.merged:
             mem_mb=on(gpu=16_000, cpu=0),  # tensor by tensor, whatever the model's size
             runtime=on(gpu=240, cpu=20),  # reads 56 GB in float32, writes 28 in bfloat16
         params:
+            folder=subpath(output[0], parent=True),
             transformer=FILES.transformer,
             lora_scale=FILES.main.alpha,
             dtype=CONFIG.sample.dtype,
         shell:
             "python -m pusa merge --base {params.transformer:q} --lora {input.lora:q}"
-            " --lora-scale {params.lora_scale} --dtype {params.dtype} --out {output:q} &> {log:q}"
+            " --lora-scale {params.lora_scale} --dtype {params.dtype} --out {params.folder:q}"
+            " &> {log:q}"
