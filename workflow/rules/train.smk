@@ -121,6 +121,8 @@ if FILES.merged:
             lora_scale=FILES.main.alpha,
             dtype=CONFIG.sample.dtype,
         shell:
+            # What is left of an earlier one, which merging would not touch.
+            "rm -rf {params.folder:q} && "
             "python -m pusa merge --base {params.transformer:q} --lora {input.lora:q}"
             " --lora-scale {params.lora_scale} --dtype {params.dtype} --out {params.folder:q}"
             " &> {log:q}"
