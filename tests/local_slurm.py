@@ -42,6 +42,8 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 # Seconds between a job's SIGTERM and its SIGKILL.
 KillWait=5
+# Seconds for which finished jobs are remembered; by default fewer than a busy machine may take.
+MinJobAge=3600
 OverTimeLimit={over_time_limit}
 ReturnToService=2
 # A node has as many processors as it says below, whatever the machine has.
