@@ -234,13 +234,12 @@ if workflow.is_main_process:
                 raise WorkflowError(str(error))
             if arguments.dryrun:
                 print(memory, file=sys.stderr)
-        at_work = bool(find_workflows())  # whose lists are in the making
-        if not arguments.dryrun and not at_work:
+        if not arguments.dryrun and not find_workflows():
             try:
                 end_orphans()
             except OSError as error:
                 raise WorkflowError(str(error))
-        for listing in map(Path, [] if at_work else FILES.lists):
+        for listing in map(Path, FILES.lists):
             bring_back(listing)
             if listing.exists() and (lost := lost_files(listing)):
                 if listing.name == "run.json":  # days of work, perhaps
