@@ -7,14 +7,15 @@ time of the last change of the inode is among them: no program can set that one 
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from hashlib import file_digest, sha256
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from pusa.records import atomic
+from pusa.records import atomic, record_beside
 
 #: Bytes from which a digest is remembered; a smaller file is read in the time of a look-up.
 LARGE = 64 * 2**20
@@ -65,6 +66,23 @@ def remember_digest(path: str | Path, digest: str) -> None:
 def describe_file(path: Path) -> dict:
     """Size in bytes and SHA-256 of a file, as records hold them."""
     return {"size": path.stat().st_size, "sha256": digest_file(path)}
+
+
+def write_record(tables: Sequence[Path], about: Mapping[str, Any]) -> None:
+    """Write JSON beside the first of some tables: what they were made from, and their digests."""
+    digests = {table.name: digest_file(table) for table in tables}
+    with atomic(record_beside(tables[0])) as partial:
+        partial.write_text(json.dumps({**about, "sha256": digests}, indent=1, ensure_ascii=False))
+
+
+def find_unlike(record: Path) -> list[Path]:
+    """The tables of `write_record` that are missing, or no longer what it was written for.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError, OSError: if the record cannot be read.
+    """
+    tables = {record.parent / n: d for n, d in json.loads(record.read_text())["sha256"].items()}
+    return [t for t, digest in tables.items() if not t.is_file() or digest_file(t) != digest]
 
 
 def _remember(path: Path, state: dict[str, int], digest: str) -> None:

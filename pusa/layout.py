@@ -385,8 +385,10 @@ class Layout:
         tasks = [self.task_manifest(task) for task in self.tasks]
         trained = [self.trained(run, "run.json") for run in self.runs]
         merged = [f"{self.merged}/config.json"] if self.merged else []
+        measured = [self.path("attention", f"{s.model}.json") for s in self.compared]
+        measured += [self.path("drift", f"{s.model}.json") for s in self.compared[1:]]
         made = [*self.tiny_lists, *trained, *merged, self.path(GALLERY), self.first_look]
-        return [*samples, *tasks, *made]
+        return [*samples, *tasks, *measured, *made]
 
     @property
     def first_look(self) -> str:

@@ -2,7 +2,7 @@
 
 Faults of snakemake-executor-plugin-slurm 2.8.0, as docs/slurm-plugin.md reports them, are mended at
 the plugin's own functions. Once it does so itself, this module and its call in
-workflow/rules/common.smk go.
+workflow/rules/checks.smk go.
 """
 
 import subprocess

@@ -1,6 +1,5 @@
 """Commands that look into models: attention between frames, and how far weights have moved."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -76,7 +75,7 @@ def attention(
 @app.command()
 def drift(
     base: Annotated[Path, typer.Argument(help="Transformer folder of the base.")],
-    out: Annotated[Path, typer.Argument(help="CSV; a JSON with the label is written beside it.")],
+    out: Annotated[Path, typer.Argument(help="CSV; OUT.json is written beside it.")],
     other: Annotated[
         Path | None, typer.Option(help="Transformer folder, merged or fully trained.")
     ] = None,
@@ -94,15 +93,22 @@ def drift(
     if other and lora_scale is not None:
         raise ValueError("--lora-scale is for --lora, found it with --other")
     record_beside(out)  # before the long work
+    from pusa.digests import write_record
     from pusa.models.drift import lora_drift, mean_by_block, mean_by_module, transformer_drift
+    from pusa.models.folder import digest_weights
+    from pusa.models.lora import digest_lora
+    from pusa.models.lora_formats import open_lora
 
     if other:
         changes = transformer_drift(base, other)
+        moved = {"other": digest_weights(other)}
     else:
-        changes = lora_drift(base, lora, lora_scale=1.0 if lora_scale is None else lora_scale)
+        lora_scale = 1.0 if lora_scale is None else lora_scale
+        changes = lora_drift(base, lora, lora_scale=lora_scale)
+        moved = {"lora": digest_lora(open_lora(lora)), "lora_scale": lora_scale}
     out.parent.mkdir(parents=True, exist_ok=True)
     changes.to_csv(out, index=False)
-    record_beside(out).write_text(json.dumps({"label": label or out.stem}, indent=1))
+    write_record([out], {"label": label or out.stem, "base": digest_weights(base), **moved})
     largest = changes.nlargest(20, "relative_change").set_index("parameter")["relative_change"]
     for heading, means in (
         ("Mean relative change by kind of module", mean_by_module(changes)),

@@ -10,7 +10,7 @@ import csv
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote
@@ -18,7 +18,7 @@ from urllib.parse import unquote
 from pusa.data.manifest import find_changed
 from pusa.data.noted import clock, read_note, write_note
 from pusa.data.suite import INFO_FILE
-from pusa.digests import digest_file
+from pusa.digests import digest_file, find_unlike
 from pusa.models.folder import read_part, weight_files
 from pusa.records import remove
 
@@ -44,12 +44,13 @@ def lost_files(listing: Path) -> list[Path]:
     Args:
         listing: ``metadata.csv`` of a dataset, `pusa.data.suite.INFO_FILE`, ``index.json`` of a
             latent cache, ``model_index.json`` of a model, ``config.json`` of a merged transformer,
-            ``run.json`` of a training, the folder of a gallery, or a list of videos. One that
-            cannot be read, or is empty, counts as lost itself.
+            ``run.json`` of a training, the folder of a gallery, a list of videos, or another
+            ``.json``, the record of measured tables. One that cannot be read, or is empty, counts
+            as lost itself.
     """
     try:
         if listing.name not in _NAMED:
-            return find_changed(listing)
+            return (find_unlike if listing.suffix == ".json" else find_changed)(listing)
         files = [_beside(listing.parent, name) for name in _NAMED[listing.name](listing)]
         if not files:
             return [listing]
@@ -77,6 +78,29 @@ def _changed(listing: Path, files: list[Path]) -> list[Path]:
         with suppress(OSError):  # of another owner
             write_note(listing, {"made": made, "at": at, "files": seen})
     return [listing.parent / name for name in changed]
+
+
+def edited_files(files: Iterable[Path], note: Path) -> list[Path]:
+    """Those of single files that are another content than `note_files` found last.
+
+    So a table that was edited by hand is told from one that its job wrote, whatever its time.
+    """
+    noted = read_note(note)
+    known = noted.get("files", {})
+    touched = (f for f in files if f.is_file() and f.stat().st_ctime_ns >= noted.get("at", 0))
+    return [f for f in touched if known.get(_name(f, note), "") not in ("", digest_file(f))]
+
+
+def note_files(files: Iterable[Path], note: Path) -> None:
+    """Note the contents of single files, as their jobs have just left them."""
+    at = clock(note.parent)
+    digests = {_name(file, note): digest_file(file) for file in files if file.is_file()}
+    with suppress(OSError):  # of another owner
+        write_note(note, {"at": at, "files": digests})
+
+
+def _name(file: Path, note: Path) -> str:
+    return str(file.relative_to(note.parent))
 
 
 def take_away(listing: Path, lost: list[Path], *, for_good: bool) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import PowerNorm
 
+from pusa.digests import digest_file
 from pusa.figures.style import (
     GREY,
     MODEL_NAMES,
@@ -74,8 +75,9 @@ def plot_attention(files: Sequence[Path], out: Path, *, note: str = "") -> None:
 
     Raises:
         FileNotFoundError: if a file or the JSON beside it is missing.
-        ValueError: if a file lacks a column or a weight, a row of a map does not sum to 1, or
-            files differ in their block, steps, frames or averages.
+        ValueError: if a file is another than the JSON was written for, lacks a column or a weight,
+            a row of a map does not sum to 1, or files differ in their block, steps, frames or
+            averages.
     """
     names = [_read_name(file) for file in files]
     totals = sorted({_read_about(file, "steps_total") for file in files})
@@ -148,7 +150,8 @@ def plot_drift(files: Sequence[Path], out: Path, *, note: str = "") -> None:
 
     Raises:
         FileNotFoundError: if a file or the JSON beside it is missing.
-        ValueError: if a file lacks a column, or has no change above 0.
+        ValueError: if a file is another than the JSON was written for, lacks a column, or has no
+            change above 0.
     """
     names = [_read_name(file) for file in files]
     tables = [_read_drift(file) for file in files]
@@ -197,7 +200,13 @@ def short_name(parameter: str) -> str:
 
 
 def _read_name(file: Path) -> str:
+    """A model's name, if the file is that which was measured of it."""
     label = _read_about(file, "label")
+    if file.is_file() and _read_about(file, "sha256").get(file.name) != digest_file(file):
+        raise ValueError(
+            f"{file} is not the table that {file.stem}.json was written for; delete both to have "
+            "them made again"
+        )
     return MODEL_NAMES.get(label, label)
 
 

@@ -7,7 +7,6 @@ entries; it is made one head and a few queries at a time, which changes nothing 
 The authors average queries and keys over a frame before the softmax, which is another map.
 """
 
-import json
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ import pandas as pd
 import torch
 from diffusers import WanTransformer3DModel
 
-from pusa.records import record_beside
+from pusa.digests import write_record
 
 #: Entries of the attention matrix that are held at once; 64 MiB of float32.
 _ENTRIES = 2**24
@@ -197,8 +196,8 @@ def write_attention(
 ) -> None:
     """Write maps as ``out``, a CSV of ``step, query, key, weight``, latent frames from 0.
 
-    Beside it, under its name: ``record``, how they were made, in ``.json``, and the table of
-    `first_frame_mass` in ``-mass.csv``.
+    Beside it, under its name: ``record``, how they were made, by `pusa.digests.write_record`, and
+    the table of `first_frame_mass` in ``-mass.csv``.
     """
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -209,8 +208,9 @@ def write_attention(
         for key, weight in enumerate(row)
     ]
     pd.DataFrame(rows, columns=["step", "query", "key", "weight"]).to_csv(out, index=False)
-    mass.to_csv(out.with_name(f"{out.stem}-mass.csv"), index=False)
-    record_beside(out).write_text(json.dumps(record, indent=1, ensure_ascii=False))
+    beside = out.with_name(f"{out.stem}-mass.csv")
+    mass.to_csv(beside, index=False)
+    write_record([out, beside], record)
 
 
 def _rotate(tokens: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -26,6 +26,7 @@ from pusa.models.text import (
 from pusa.sample.baseline import continue_image, load_baseline
 from pusa.sample.conditioning import given_frames, place, read_conditions
 from pusa.sample.frames import prompt_encoder, sample_frames
+from pusa.sample.origin import describe_baseline, describe_model
 from pusa.sample.pipeline import load_pipeline
 from pusa.sample.tasks import TASKS
 from pusa.sampler import noise_for
@@ -62,6 +63,7 @@ def measure_attention(
     length = count_text_tokens(tokenizer)
     check_prompts(tokenizer, [prompt], length, negative_prompt=settings.negative_prompt)
     if baseline:
+        origin = describe_baseline(baseline, weights.dtype)
         pipeline = load_baseline(baseline, weights.dtype, device)
         _, encoder = load_text_encoder(model, getattr(torch, weights.dtype))
         texts = [prompt, settings.negative_prompt]
@@ -77,6 +79,7 @@ def measure_attention(
             negative_embeds=negative,
         )
     else:
+        origin = describe_model(model, weights)
         pipeline = load_pipeline(model, weights, device)
         sample = partial(
             sample_frames,
@@ -107,5 +110,6 @@ def measure_attention(
         "frames": settings.frames,
         "height": settings.height,
         "width": settings.width,
+        "origin": origin,
     }
     return maps, first_frame_mass(maps, sigmas), record

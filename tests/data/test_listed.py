@@ -5,8 +5,9 @@ import time
 
 import pytest
 
-from pusa.data.listed import bring_back, lost_files, take_away
+from pusa.data.listed import bring_back, edited_files, lost_files, note_files, take_away
 from pusa.data.suite import INFO_FILE
+from pusa.digests import write_record
 from pusa.report.gallery import Sample, write_gallery
 
 
@@ -135,6 +136,40 @@ def test_nothing_but_files_beside_a_list_is_ever_removed(tmp_path, kind, name):
     take_away(listing, lost_files(listing), for_good=True)
     assert (precious / "a.mp4").exists() and (folder / "kept.mp4").exists()
     assert not listing.exists()
+
+
+def test_tables_that_were_exchanged_with_their_records(tmp_path):
+    """The record of a table says which file it was, so that another model's is not taken for it."""
+    for name in "ab":
+        (tmp_path / f"{name}.csv").write_text(name)
+        write_record([tmp_path / f"{name}.csv"], {"label": name})
+        assert lost_files(tmp_path / f"{name}.json") == []
+    for kind in ("csv", "json"):
+        (tmp_path / f"a.{kind}").rename(tmp_path / "kept")
+        (tmp_path / f"b.{kind}").rename(tmp_path / f"a.{kind}")
+        (tmp_path / "kept").rename(tmp_path / f"b.{kind}")
+        assert lost_files(tmp_path / "a.json") != []
+    (tmp_path / "a.json").write_text("{}")
+    assert lost_files(tmp_path / "a.json") == [tmp_path / "a.json"]
+
+
+def test_an_edited_table(tmp_path):
+    files = [tmp_path / name for name in ("a.csv", "b.csv", "later.csv")]
+    note = tmp_path / "drawn"
+    for file in files[:2]:
+        file.write_text("0.5")
+    assert edited_files(files, note) == []  # nothing is known of them
+    note_files(files, note)
+    assert edited_files(files, note) == []
+    times = files[0].stat()
+    files[0].write_text("0.9")
+    os.utime(files[0], ns=(times.st_atime_ns, times.st_mtime_ns))
+    files[1].touch()
+    files[2].write_text("0.7")
+    for _ in range(2):
+        assert edited_files(files, note) == files[:1]
+    files[0].write_text("0.5")
+    assert edited_files(files, note) == []
 
 
 def test_a_page_without_its_gallery(gallery):

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pusa.digests import write_record
 from pusa.figures.analysis import plot_attention, plot_drift, short_name
 from tests.drawing import record_figures, texts, written
 
@@ -27,7 +28,7 @@ def write_attention(folder, label, first, frames=9, steps=(0, 3), block=2, as_au
     file = folder / f"{label}.csv"
     pd.concat(maps).to_csv(file, index=False)
     about = {"label": label, "steps_total": 10, "block": block, "as_authors": as_authors}
-    file.with_suffix(".json").write_text(json.dumps(about))
+    write_record([file], about)
     return file
 
 
@@ -43,7 +44,7 @@ def write_drift(folder, label, changes):
     columns = ["parameter", "module", "block", "relative_change"]
     file = folder / f"{label}.csv"
     pd.DataFrame(rows, columns=columns).astype({"block": "Int64"}).to_csv(file, index=False)
-    file.with_suffix(".json").write_text(json.dumps({"label": label}))
+    write_record([file], {"label": label})
     return file
 
 
@@ -87,10 +88,15 @@ def test_attention_of_bad_files(tmp_path):
     out = tmp_path / "figure4.png"
     good = write_attention(tmp_path, "good", first=0.1)
 
+    bad = tmp_path / "bad.csv"
+
+    def written_as(text):
+        bad.write_text(text)
+        write_record([bad], json.loads((tmp_path / "good.json").read_text()))
+        return [good, bad]
+
     def altered(**columns):
-        pd.read_csv(good).assign(**columns).to_csv(tmp_path / "bad.csv", index=False)
-        (tmp_path / "bad.json").write_text((tmp_path / "good.json").read_text())
-        return [good, tmp_path / "bad.csv"]
+        return written_as(pd.read_csv(good).assign(**columns).to_csv(index=False))
 
     with pytest.raises(FileNotFoundError, match=r"gone\.json does not exist; expected beside gone"):
         plot_attention([tmp_path / "gone.csv"], out)
@@ -108,18 +114,18 @@ def test_attention_of_bad_files(tmp_path):
     other = write_attention(tmp_path, "other", first=0.1, block=1)
     with pytest.raises(ValueError, match=r"other\.csv is of block 1, but .*good\.csv of block 2"):
         plot_attention([good, other], out)
-    (tmp_path / "bad.csv").write_text("step,query\n0,0\n")
     with pytest.raises(ValueError, match=r"bad\.csv: no column key, weight; expected step, query"):
-        plot_attention([good, tmp_path / "bad.csv"], out)
-    (tmp_path / "bad.csv").write_text("step,query,key,weight\n")
+        plot_attention(written_as("step,query\n0,0\n"), out)
     with pytest.raises(ValueError, match=r"bad\.csv has no rows"):
-        plot_attention([good, tmp_path / "bad.csv"], out)
-    (tmp_path / "bad.csv").write_text("")
+        plot_attention(written_as("step,query,key,weight\n"), out)
     with pytest.raises(ValueError, match=r"bad\.csv: cannot be read as CSV"):
-        plot_attention([good, tmp_path / "bad.csv"], out)
+        plot_attention(written_as(""), out)
+    bad.write_text(other.read_text())  # exchanged with another model's
+    with pytest.raises(ValueError, match=r"bad\.csv is not the table that bad\.json was written"):
+        plot_attention([good, bad], out)
     (tmp_path / "bad.json").write_text("[]")
     with pytest.raises(ValueError, match=r"bad\.json: expected a JSON object with the key 'label'"):
-        plot_attention([tmp_path / "bad.csv"], out)
+        plot_attention([bad], out)
     assert not out.exists()
 
 
@@ -160,6 +166,9 @@ def test_drift_of_bad_files(tmp_path):
     with pytest.raises(ValueError, match=r"still\.csv: no parameter has a relative change above 0"):
         plot_drift([still], out)
     still.write_text("parameter,module,block\na,norm,0\n")
+    with pytest.raises(ValueError, match=r"still\.csv is not the table"):
+        plot_drift([still], out)
+    write_record([still], {"label": "still"})
     with pytest.raises(ValueError, match=r"still\.csv: no column relative_change"):
         plot_drift([still], out)
     still.unlink()

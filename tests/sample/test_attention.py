@@ -4,6 +4,7 @@ import pytest
 
 from pusa.config import AttentionSettings, Weights
 from pusa.sample.attention import measure_attention
+from pusa.sample.origin import describe_model
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def measure(model, prompts, settings):
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
-def test_base(measure, guidance_scale):
+def test_base(model, measure, guidance_scale):
     maps, mass, record = measure(guidance_scale=guidance_scale)
     assert list(maps) == [0, 2]
     for weights in maps.values():
@@ -47,6 +48,7 @@ def test_base(measure, guidance_scale):
         "frames": 9,
         "height": 64,
         "width": 64,
+        "origin": describe_model(model, Weights()),
     }
 
 

@@ -240,7 +240,7 @@ rule make_contact_sheet:
         "../scripts/make_contact_sheet.py"
 
 
-# All figures that the configuration allows, and what they are drawn from.
+# All figures that the configuration allows.
 FIGURE_FILES = [
     *(
         FILES.path(f"figures/{name}{kind}")
@@ -248,6 +248,9 @@ FIGURE_FILES = [
         for kind in (".png", ".pdf")
     ),
     *rules.make_contact_sheet.output,
+]
+# What they are drawn from, but for the suite's videos.
+FIGURE_DATA = [
     *TASK_MANIFESTS,
     *expand(rules.attention.output, model=COMPARED),
     *expand(rules.drift.output, model=COMPARED[1:]),
