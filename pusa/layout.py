@@ -385,10 +385,15 @@ class Layout:
         tasks = [self.task_manifest(task) for task in self.tasks]
         trained = [self.trained(run, "run.json") for run in self.runs]
         merged = [f"{self.merged}/config.json"] if self.merged else []
-        measured = [self.path("attention", f"{s.model}.json") for s in self.compared]
-        measured += [self.path("drift", f"{s.model}.json") for s in self.compared[1:]]
         made = [*self.tiny_lists, *trained, *merged, self.path(GALLERY), self.first_look]
-        return [*samples, *tasks, *measured, *made]
+        scored = [f for study in self.settings for f in self.scored(study) if f.endswith(".json")]
+        return [*samples, *tasks, *scored, *self.analysed, *made]
+
+    @property
+    def analysed(self) -> list[str]:
+        """The records of what was measured of the compared models themselves, with its tables."""
+        attention = [self.path("attention", f"{s.model}.json") for s in self.compared]
+        return attention + [self.path("drift", f"{s.model}.json") for s in self.compared[1:]]
 
     @property
     def first_look(self) -> str:
@@ -433,26 +438,6 @@ class Layout:
         stages += ["score_videos"] if self.config.score.scorer == "vbench" else []
         train = self.config.train
         return {"train": train.nodes * train.processes, **dict.fromkeys(stages, 1)}
-
-    @property
-    def benchmarks(self) -> list[str]:
-        """Of the jobs behind tables and figures, so that costs are added up after all of them."""
-        jobs = [("train", run) for run in self.runs_of("tables")]
-        if self.trains_baseline:
-            jobs.append(("train_tiny_baseline",))
-        for name in self.settings["tables"]:
-            place = ("tables", name)
-            if self.settings["tables"][name].steps is not None:
-                jobs += [("sample_suite", *place, f"shard{n}") for n in range(self.shards(*place))]
-            jobs += [
-                ("score_videos", *place, dimension, f"shard{n}")
-                for dimension in self.dimensions
-                for n in range(self.score_shards(*place))
-            ]
-        jobs += [("sample_task", task) for task in self.tasks]
-        jobs += [("attention", s.model) for s in self.compared]
-        jobs += [("drift", s.model) for s in self.compared[1:]]
-        return [self.benchmark(*job) for job in jobs]
 
 
 def find_shipped(path: str, home: Path) -> str:

@@ -23,7 +23,8 @@ def measure_costs(
     """Hours, GPU-hours and cost of every stage, and of the main model's training alone.
 
     A benchmark file times the attempt that finished. A training may have taken several; its
-    log counts the seconds of all of them, each up to the last iteration that it logged.
+    log counts the seconds of all of them, each up to the last iteration that it logged. A job whose
+    benchmark was deleted counts nowhere, but for a training, by its log.
 
     Args:
         benchmarks: folder with a ``<stage>.tsv``, or a folder ``<stage>`` of such, per stage.
@@ -36,9 +37,11 @@ def measure_costs(
         empty where no price is given.
     """
     benchmarks = Path(benchmarks)
+    stages = {Path(TRAINING): []} if runs else {}
+    for file in sorted(benchmarks.rglob("*.tsv")):
+        stages.setdefault(Path(file.relative_to(benchmarks).parts[0]), []).append(file)
     rows = []
-    for entry in sorted(benchmarks.iterdir()):
-        files = sorted(entry.rglob("*.tsv")) if entry.is_dir() else [entry]
+    for entry, files in sorted(stages.items()):
         # Jobs by their path: shards of all settings have the same file names.
         stage, seconds = entry.stem, {f.relative_to(benchmarks): job_seconds(f) for f in files}
         if stage == TRAINING:
@@ -48,7 +51,7 @@ def measure_costs(
             mine = {job: s for job, s in seconds.items() if job.stem == main_run}
             rows.append(_row(f"{stage}: {main_run}", mine, gpus.get(stage, 0)))
         rows.append(_row(stage, seconds, gpus.get(stage, 0)))
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows, columns=["stage", "jobs", "hours", "gpu_hours"])
     stages = table[~table["stage"].str.contains(": ")]
     total = {"stage": "total", **stages[["jobs", "hours", "gpu_hours"]].sum()}
     table = pd.concat([table, pd.DataFrame([total])]).astype({"jobs": int})

@@ -137,11 +137,7 @@ def read_study(
         if not file.exists():
             continue
         scores[setting] = read_scores(file)
-        records[str(file)] = record = read_record(file)
-        if record.get("setting", setting.name) != setting.name:
-            raise ValueError(
-                f"{file} has the scores of {record['setting']}; delete it to have its own made"
-            )
+        records[str(file)] = read_record(file)
         try:
             check_complete(scores[setting], NAMES)
         except ValueError as error:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from pusa.data.manifest import check_manifest
 from pusa.data.suite import KINDS, SuitePrompt
-from pusa.digests import digest_file
+from pusa.digests import digest_file, write_record
 from pusa.records import atomic, record_beside
 from pusa.score.arithmetic import NAMES
 
@@ -33,7 +33,7 @@ _SLACK = 1e-3  # a cosine of a vector with itself may pass 1 by rounding
 _REGRESSIONS = ("aesthetic_quality", "imaging_quality")
 _REGRESSION_SLACK = 0.5
 #: Keys of a record in which score files that are compared may differ; all others decide a score.
-_VARYING = ("dimensions", "device", "devices", "setting", "sha256")
+_VARYING = ("dimensions", "device", "devices", "sha256")
 _INTERRUPTED = "the job that wrote it was interrupted: delete it and run again"
 
 
@@ -43,7 +43,7 @@ def write_scores(table: pd.DataFrame, record: Mapping, out: str | Path) -> None:
     Args:
         table: rows with `COLUMNS`.
         record: ``scorer``, ``dimensions``, ``device``, ``packages`` and whatever else decides
-            a score; the table's ``sha256`` is added.
+            a score; `pusa.digests.write_record` adds the table's digest.
 
     Raises:
         ValueError: for a row that `read_scores` would refuse, or the record's own name.
@@ -54,8 +54,7 @@ def write_scores(table: pd.DataFrame, record: Mapping, out: str | Path) -> None:
     beside.unlink(missing_ok=True)
     with atomic(out) as partial:
         table.to_csv(partial, index=False)
-    with atomic(beside) as partial:
-        partial.write_text(json.dumps({**record, "sha256": digest_file(out)}, indent=2) + "\n")
+    write_record([out], record)
 
 
 def read_scores(file: str | Path) -> pd.DataFrame:
@@ -63,18 +62,18 @@ def read_scores(file: str | Path) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: if there is no table.
-        ValueError: if it was cut off or edited, has no record, or has a row whose value is
-            missing, not finite or out of range, or that repeats another; names the file and the
+        ValueError: if it was cut off, edited or exchanged, has no record, or has a row whose value
+            is missing, not finite or out of range, or that repeats another; names the file and the
             row.
     """
     file = Path(file)
     if not file.is_file():
         raise FileNotFoundError(f"score file {file} does not exist")
     record = read_record(file)
-    if digest_file(file) != record["sha256"]:
+    if record["sha256"].get(file.name) != digest_file(file):
         raise ValueError(
-            f"{file} was cut or edited: its SHA-256 is not that of its record; delete it and run "
-            "again"
+            f"{file} was cut, edited or exchanged: its SHA-256 is not that of its record; delete "
+            "it and run again"
         )
     try:
         table = pd.read_csv(file, dtype=str, keep_default_na=False)
@@ -97,9 +96,9 @@ def read_record(file: str | Path) -> dict:
             f"{file} has no complete record {record_file.name}; {_INTERRUPTED}"
         ) from None
     text, listed = (str, "text"), (list, "a list")
-    kinds = {"scorer": text, "dimensions": listed, "packages": (dict, "a table")}
+    table = (dict, "a table")
+    kinds = {"scorer": text, "dimensions": listed, "packages": table, "sha256": table}
     kinds |= {"devices": listed} if "devices" in record else {"device": text}
-    kinds["sha256"] = text
     for key, (kind, expected) in kinds.items():
         if not isinstance(record.get(key), kind):
             raise ValueError(f"{record_file}: {key} is {record.get(key)!r}, expected {expected}")
@@ -215,7 +214,6 @@ def gather_scores(
     prompts: Sequence[SuitePrompt],
     videos: pd.DataFrame,
     *,
-    setting: str,
     samples: int,
 ) -> tuple[pd.DataFrame, dict]:
     """Put the score files of one setting together: every video and dimension exactly once.
@@ -224,12 +222,11 @@ def gather_scores(
         files: score files of dimensions and shards.
         prompts: the prompts of the setting, which say what is to be scored.
         videos: the manifests of the setting, ``file, index, prompt, sample, sha256``.
-        setting: name of the setting, for the record.
         samples: videos of each prompt, all of which the manifests must list.
 
     Returns:
-        The table in the order of the suite, and a record: the ``setting``, what all files have in
-        common, and all ``dimensions`` and ``devices``.
+        The table in the order of the suite, and a record: what all files have in common, and all
+        ``dimensions`` and ``devices``.
 
     Raises:
         ValueError: if a score is missing, there twice, or of a video or prompt that is not
@@ -283,7 +280,7 @@ def gather_scores(
             "scores lack "
             + ", ".join(f"{d} of {n} video(s), such as {f}" for d, n, f in lacks.itertuples())
         )
-    return table[list(COLUMNS)], {"setting": setting, **record}
+    return table[list(COLUMNS)], record
 
 
 def _asked_scores(

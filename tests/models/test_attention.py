@@ -239,7 +239,9 @@ def test_files(tmp_path):
         [3, 1, 0, 0.0],
         [3, 1, 1, 1.0],
     ]
-    assert json.loads(out.with_suffix(".json").read_text()) == {"label": "base", "prompt": "un été"}
+    record = json.loads(out.with_suffix(".json").read_text())
+    assert record.pop("sha256").keys() == {"base.csv", "base-mass.csv"}
+    assert record == {"label": "base", "prompt": "un été"}
     mass = pd.read_csv(out.with_name("base-mass.csv"))
     assert mass.to_numpy().tolist() == [[0, 1.0, 0.5, 0.5], [3, 0.25, 0.0, 0.5]]
 

@@ -85,9 +85,12 @@ def test_released_lora_takes_no_training(tmp_path):
     assert "training this model" not in sentence
 
 
-def test_without_benchmarks(tmp_path):
-    with pytest.raises(FileNotFoundError, match="none"):
-        measure(tmp_path / "none")
+def test_without_benchmarks(tmp_path, log):
+    """Trainings are known by their logs, other jobs are not."""
+    costs = measure(tmp_path / "none", [log(MAIN, elapsed=3600)])
+    assert list(costs.index) == [f"train: {MAIN}", "train", "total"]
+    assert (costs["hours"] == 1).all()
+    assert measure(tmp_path / "none")["hours"].to_dict() == {"total": 0}
 
 
 @pytest.mark.parametrize(

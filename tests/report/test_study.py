@@ -54,7 +54,6 @@ def folder(tmp_path):
     def write(tables):
         for setting, table in tables.items():
             record = {"scorer": "weight_free", "dimensions": [], "device": "cpu", "packages": {}}
-            record["setting"] = setting.name
             write_scores(table, record, tmp_path / f"{setting.name}.csv")
         return tmp_path
 
@@ -209,5 +208,5 @@ def test_scores_of_settings_that_were_exchanged(sheet, folder, tmp_path):
         names[0].rename(tmp_path / "kept")
         names[1].rename(names[0])
         (tmp_path / "kept").rename(names[1])
-    with pytest.raises(ValueError, match=r"\.csv has the scores of .*; delete it"):
+    with pytest.raises(ValueError, match=r"\.csv was cut, edited or exchanged.*; delete it"):
         read_study(sheet, files, seeds=[0], subset=SUBSET)

@@ -67,7 +67,7 @@ def edit(file, old, new):
 
 def misrecord(file, old, new):
     """Edit a table as a faulty scorer would have written it, with a record of its own."""
-    before = read_record(file)["sha256"]
+    before = read_record(file)["sha256"][file.name]
     edit(file, old, new)
     edit(file.with_suffix(".json"), before, digest_file(file))
 
@@ -79,7 +79,7 @@ def test_round_trip(tmp_path, table, file):
     back = read_scores(file)
     pd.testing.assert_frame_equal(back, table, check_exact=True)
     record = json.loads((tmp_path / "a-alpha1.4.json").read_text())
-    assert record == {**RECORD, "sha256": digest_file(file)}
+    assert record == {**RECORD, "sha256": {file.name: digest_file(file)}}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a-alpha1.4.csv", "a-alpha1.4.json"]
 
 
@@ -184,19 +184,19 @@ def test_a_table_is_not_lost_to_its_record(tmp_path, table):
 @pytest.mark.parametrize("bytes_left", [0, 20, -1, -5])
 def test_cut_in_a_row(file, bytes_left):
     file.write_bytes(file.read_bytes()[:bytes_left])
-    with pytest.raises(ValueError, match=r"csv was cut or edited.*delete it and run"):
+    with pytest.raises(ValueError, match=r"csv was cut, edited or ex.*delete it and run"):
         read_scores(file)
 
 
 def test_cut_between_rows(file):
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
-    with pytest.raises(ValueError, match=r"csv was cut or edited.*delete it and run"):
+    with pytest.raises(ValueError, match=r"csv was cut, edited or ex.*delete it and run"):
         read_scores(file)
 
 
 def test_an_edited_value(file):
     edit(file, "0.5,", "0.9,")
-    with pytest.raises(ValueError, match=r"csv was cut or edited.*delete it and run"):
+    with pytest.raises(ValueError, match=r"csv was cut, edited or ex.*delete it and run"):
         read_scores(file)
 
 
@@ -214,7 +214,7 @@ def test_record_missing_or_cut(file, content):
         ("packages", None, "packages is None, expected a table"),
         ("dimensions", None, "dimensions is None, expected a list"),
         ("device", None, "device is None, expected text"),
-        ("sha256", None, "sha256 is None, expected text"),
+        ("sha256", None, "sha256 is None, expected a table"),
         ("scorer", "eyes", "scorer is 'eyes', expected one of vbench, weight_free"),
     ],
 )
@@ -271,15 +271,15 @@ def rewrite(file, *scores, **facts):
 def test_every_sample_of_every_prompt_is_asked_for(shards):
     part = VIDEOS[VIDEOS["index"] != 1]
     with pytest.raises(ValueError, match=r"0001-0\.mp4 is missing: .* sample 0 of prompt 1, 'a ho"):
-        gather_scores(shards, SUITE, part, setting="a", samples=2)
+        gather_scores(shards, SUITE, part, samples=2)
     with pytest.raises(ValueError, match=r"0000-2\.mp4 is missing: no manifest lists sample 2"):
-        gather_scores(shards, SUITE, VIDEOS, setting="a", samples=3)
+        gather_scores(shards, SUITE, VIDEOS, samples=3)
 
 
 def test_videos_of_another_list_of_prompts(shards):
     videos = VIDEOS.replace({"prompt": {"a house": "a hut"}})
     with pytest.raises(ValueError, match=r"0001-0\.mp4 was made for 'a hut', but .* is 'a house'"):
-        gather_scores(shards, SUITE, videos, setting="a", samples=2)
+        gather_scores(shards, SUITE, videos, samples=2)
 
 
 def test_one_video_has_one_length(shards):
@@ -287,11 +287,11 @@ def test_one_video_has_one_length(shards):
     with pytest.raises(
         ValueError, match=r"0000-0\.mp4 has .*17.* frames in .*; expected one length"
     ):
-        gather_scores(shards, SUITE, VIDEOS, setting="a", samples=2)
+        gather_scores(shards, SUITE, VIDEOS, samples=2)
 
 
 def test_gather(shards):
-    table, record = gather_scores(shards[::-1], SUITE, VIDEOS, setting="a", samples=2)
+    table, record = gather_scores(shards[::-1], SUITE, VIDEOS, samples=2)
     # In the order of the suite: by prompt, sample, and the prompt's dimensions.
     expected = rows(
         row(0, 0, "i2v_subject", 0.75),
@@ -305,7 +305,6 @@ def test_gather(shards):
     )
     pd.testing.assert_frame_equal(table, expected)
     assert record == {
-        "setting": "a",
         "scorer": "vbench",
         "dimensions": sorted(VALUES),
         "devices": ["GPU 0", "GPU 1"],
@@ -315,15 +314,15 @@ def test_gather(shards):
 
 
 def test_gathered_scores_are_a_score_file(tmp_path, shards):
-    table, record = gather_scores(shards, SUITE, VIDEOS, setting="a", samples=2)
+    table, record = gather_scores(shards, SUITE, VIDEOS, samples=2)
     write_scores(table, record, tmp_path / "all.csv")
     pd.testing.assert_frame_equal(read_scores(tmp_path / "all.csv"), table)
 
 
 def test_order_of_files_does_not_matter(shards):
     first, second = (
-        gather_scores(shards, SUITE, VIDEOS, setting="a", samples=2),
-        gather_scores(shards[::-1], SUITE, VIDEOS, setting="a", samples=2),
+        gather_scores(shards, SUITE, VIDEOS, samples=2),
+        gather_scores(shards[::-1], SUITE, VIDEOS, samples=2),
     )
     pd.testing.assert_frame_equal(first[0], second[0])
     assert first[1] == second[1]
@@ -338,27 +337,27 @@ def test_missing_scores_are_named(tmp_path, shards):
         r"camera_motion of 2 video\(s\), such as 0002-0\.mp4"
     )
     with pytest.raises(ValueError, match=message):
-        gather_scores(shards, SUITE, VIDEOS, setting="a", samples=2)
+        gather_scores(shards, SUITE, VIDEOS, samples=2)
 
 
 def test_a_score_in_two_files(tmp_path, shards):
     rewrite(tmp_path / "i2v_subject-1.csv", *VALUES["i2v_subject"])
     message = r"i2v_subject of 0000-0\.mp4 is in .*i2v_subject-1\.csv and in .*i2v_subject-0\.csv"
     with pytest.raises(ValueError, match=message):
-        gather_scores(shards, SUITE, VIDEOS, setting="a", samples=2)
+        gather_scores(shards, SUITE, VIDEOS, samples=2)
 
 
 def test_unknown_prompt(tmp_path, shards):
     file = tmp_path / "camera_motion-0.csv"
     misrecord(file, "0002-0.mp4,20,2", "0007-0.mp4,20,7")
     with pytest.raises(ValueError, match=r"camera_motion-0\.csv: .* prompt 7, .*not in the suite"):
-        gather_scores(shards, SUITE, VIDEOS, setting="a", samples=2)
+        gather_scores(shards, SUITE, VIDEOS, samples=2)
 
 
 def test_video_of_an_unknown_prompt(shards):
     videos = VIDEOS.replace({"index": {1: 8}})
     with pytest.raises(ValueError, match=r"video 0001-0\.mp4: the suite has no prompt 8"):
-        gather_scores(shards, SUITE, videos, setting="a", samples=2)
+        gather_scores(shards, SUITE, videos, samples=2)
 
 
 @pytest.mark.parametrize(
@@ -373,25 +372,23 @@ def test_video_of_an_unknown_prompt(shards):
 def test_score_that_nobody_asked_for(tmp_path, shards, old, new):
     misrecord(tmp_path / "camera_motion-0.csv", old, new)
     with pytest.raises(ValueError, match=r"camera_motion-0\.csv: .* not asked for by the suite"):
-        gather_scores(shards, SUITE, VIDEOS, setting="a", samples=2)
+        gather_scores(shards, SUITE, VIDEOS, samples=2)
 
 
 def test_scores_of_a_video_that_was_made_anew(shards):
     other = VIDEOS.assign(sha256=VIDEOS["sha256"].replace("20", "new"))
     with pytest.raises(ValueError, match=r"camera_motion of 0002-0\.mp4 is of another video"):
-        gather_scores(shards, SUITE, other, setting="a", samples=2)
+        gather_scores(shards, SUITE, other, samples=2)
 
 
 def test_measures_beside_the_nine_are_asked_for_of_all(tmp_path, shards):
     everything = [row(p.index, s, "reference_psnr", 20.0) for p in SUITE for s in (0, 1)]
     write_scores(rows(*everything), RECORD, tmp_path / "psnr.csv")
-    table, _ = gather_scores(
-        [*shards, tmp_path / "psnr.csv"], SUITE, VIDEOS, setting="a", samples=2
-    )
+    table, _ = gather_scores([*shards, tmp_path / "psnr.csv"], SUITE, VIDEOS, samples=2)
     assert (table["dimension"] == "reference_psnr").sum() == 6
     write_scores(rows(*everything[:-1]), RECORD, tmp_path / "psnr.csv")
     with pytest.raises(ValueError, match=r"lack reference_psnr of 1 video\(s\), such as 0002-1"):
-        gather_scores([*shards, tmp_path / "psnr.csv"], SUITE, VIDEOS, setting="a", samples=2)
+        gather_scores([*shards, tmp_path / "psnr.csv"], SUITE, VIDEOS, samples=2)
 
 
 @pytest.mark.parametrize(
@@ -405,25 +402,25 @@ def test_measures_beside_the_nine_are_asked_for_of_all(tmp_path, shards):
 def test_files_that_were_made_differently(tmp_path, shards, facts, message):
     rewrite(tmp_path / "camera_motion-0.csv", VALUES["camera_motion"][0], **facts)
     with pytest.raises(ValueError, match=rf"made with {message}; .* must be made alike"):
-        gather_scores(shards, SUITE, VIDEOS, setting="a", samples=2)
+        gather_scores(shards, SUITE, VIDEOS, samples=2)
 
 
 def test_scorers_are_not_mixed(tmp_path, shards):
     free = row(2, 0, "camera_motion", 1.0, scorer="weight_free")
     rewrite(tmp_path / "camera_motion-0.csv", free, scorer="weight_free")
     with pytest.raises(ValueError, match=r"made with scorer vbench, .* with weight_free"):
-        gather_scores(shards, SUITE, VIDEOS, setting="a", samples=2)
+        gather_scores(shards, SUITE, VIDEOS, samples=2)
 
 
 def test_no_files():
     with pytest.raises(ValueError, match="no score files to gather"):
-        gather_scores([], SUITE, VIDEOS, setting="a", samples=2)
+        gather_scores([], SUITE, VIDEOS, samples=2)
 
 
 def test_a_video_in_two_manifests(shards):
     twice = pd.concat([VIDEOS, VIDEOS.iloc[3:4]], ignore_index=True)
     with pytest.raises(ValueError, match=r"video 0001-1\.mp4 is listed twice"):
-        gather_scores(shards, SUITE, twice, setting="a", samples=2)
+        gather_scores(shards, SUITE, twice, samples=2)
 
 
 # Scores of an earlier run

@@ -295,6 +295,11 @@ OVERWRITTEN = (
     f"merged/{MERGED}/diffusion_pytorch_model.safetensors",
     f"samples/tables/{MAIN}/0001-0.mp4",
     "gallery/videos/base-i2v-steps2/0000-0.mp4",
+    f"scores/tables/{MAIN}/all/shard0.csv",
+    "attention/base-mass.csv",
+    "tables/table2.tex",
+    "effects/tables.csv",
+    "figures/figure3.pdf",
 )
 
 

@@ -1,5 +1,6 @@
 # Tables, claims, effects, overview and pages of videos, which the HTML report (`snakemake --report`)
 # shows.
+TASK_MANIFESTS = [FILES.task_manifest(task) for task in FILES.tasks]
 CAPTION = captions.describe_scale(FILES, "tables")
 
 
@@ -125,8 +126,13 @@ rule price:
 
 rule measure_costs:
     input:
-        FILES.benchmarks,
+        # What was made, and not the benchmarks of it: for a deleted one nothing is made again.
+        FILES.tiny_lists,
         FILES.run_files("tables", "training.csv"),
+        FILES.manifests("tables"),
+        FILES.scored("tables"),
+        TASK_MANIFESTS,
+        FILES.analysed,
     output:
         FILES.path("tables/costs.csv"),
     log:
@@ -231,7 +237,6 @@ rule make_overview:
         "../scripts/make_overview.py"
 
 
-TASK_MANIFESTS = [FILES.task_manifest(task) for task in FILES.tasks]
 # Pages of the report by the lists of their videos, with their titles: of a video itself it would
 # show no more than a link to save it.
 VIDEO_PAGES = {

@@ -14,7 +14,6 @@ table, record = gather_scores(
     snakemake.input.scores,
     read_prompts(snakemake.params.suite, snakemake.params.counts),
     videos,
-    setting=snakemake.wildcards.setting,
     samples=snakemake.params.samples,
 )
 write_scores(table, record, Path(snakemake.output.scores))
