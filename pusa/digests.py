@@ -75,16 +75,6 @@ def write_record(tables: Sequence[Path], about: Mapping[str, Any]) -> None:
         partial.write_text(json.dumps({**about, "sha256": digests}, indent=1, ensure_ascii=False))
 
 
-def find_unlike(record: Path) -> list[Path]:
-    """The tables of `write_record` that are missing, or no longer what it was written for.
-
-    Raises:
-        ValueError, KeyError, TypeError, AttributeError, OSError: if the record cannot be read.
-    """
-    tables = {record.parent / n: d for n, d in json.loads(record.read_text())["sha256"].items()}
-    return [t for t, digest in tables.items() if not t.is_file() or digest_file(t) != digest]
-
-
 def _remember(path: Path, state: dict[str, int], digest: str) -> None:
     # A home folder may be read-only or full; then the file is read again next time.
     with suppress(OSError), atomic(_note_of(path)) as partial:

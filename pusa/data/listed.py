@@ -18,7 +18,7 @@ from urllib.parse import unquote
 from pusa.data.manifest import find_changed
 from pusa.data.noted import clock, read_note, write_note
 from pusa.data.suite import INFO_FILE
-from pusa.digests import digest_file, find_unlike
+from pusa.digests import digest_file
 from pusa.models.folder import read_part, weight_files
 from pusa.records import remove
 
@@ -50,13 +50,20 @@ def lost_files(listing: Path) -> list[Path]:
     """
     try:
         if listing.name not in _NAMED:
-            return (find_unlike if listing.suffix == ".json" else find_changed)(listing)
+            return (_unlike if listing.suffix == ".json" else find_changed)(listing)
         files = [_beside(listing.parent, name) for name in _NAMED[listing.name](listing)]
         if not files:
             return [listing]
         return [file for file in files if not file.is_file()] or _changed(listing, files)
     except _DAMAGED:
         return [listing]
+
+
+def _unlike(record: Path) -> list[Path]:
+    """The tables of `pusa.digests.write_record` that are not what it was written for."""
+    digests = json.loads(record.read_text(encoding="utf-8"))["sha256"]
+    tables = {_beside(record.parent, name): digest for name, digest in digests.items()}
+    return [t for t, digest in tables.items() if not t.is_file() or digest_file(t) != digest]
 
 
 def _changed(listing: Path, files: list[Path]) -> list[Path]:

@@ -185,7 +185,7 @@ def loading(folder: str | Path) -> Iterator[None]:
 
 
 def require_files(folder: str | Path, names: list[str], expected: str = TEXT_TO_VIDEO) -> None:
-    """Raise `FileNotFoundError` that lists which of ``names`` a model folder lacks."""
+    """Raise `FileNotFoundError` that lists which files a model folder lacks."""
     folder = Path(folder)
     if not folder.is_dir():
         hint = ""
@@ -195,9 +195,7 @@ def require_files(folder: str | Path, names: list[str], expected: str = TEXT_TO_
                 f"--kind model` makes models/{folder.name}"
             )
         raise FileNotFoundError(f"model folder {folder} does not exist{hint}")
-    paths = {name: folder / name for name in names}
-    # Neither is what waits for ever when it is read, such as a pipe.
-    missing = [name for name, path in paths.items() if not (path.is_file() or path.is_dir())]
+    missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise FileNotFoundError(
             f"model folder {folder} lacks {', '.join(missing)}; expected {expected}"

@@ -20,7 +20,7 @@ def load_text_encoder(model: str | Path, dtype: torch.dtype = torch.float32):
         ValueError: if the encoder's weights lack a tensor, or have one of another shape, or its
             input embedding is not the shared one, or all zeros.
     """
-    require_files(model, ["tokenizer", "text_encoder/config.json"])
+    require_files(model, ["tokenizer/tokenizer_config.json", "text_encoder/config.json"])
     read_part(Path(model) / "text_encoder", "text_encoder")
     with loading(Path(model) / "text_encoder"):
         encoder, found = UMT5EncoderModel.from_pretrained(
@@ -58,7 +58,7 @@ def load_tokenizer(model: str | Path):
         FileNotFoundError: if it is missing.
         ValueError: if it cannot be read.
     """
-    require_files(model, ["tokenizer"])
+    require_files(model, ["tokenizer/tokenizer_config.json"])
     with loading(Path(model) / "tokenizer"):
         return AutoTokenizer.from_pretrained(Path(model) / "tokenizer")
 

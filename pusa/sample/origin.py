@@ -41,9 +41,11 @@ def describe_model(model: str | Path, weights: Weights) -> dict[str, Any]:
             f"{weights.loras_2[0][0]} is given for the low-noise expert, but {model} has no "
             "transformer_2"
         )
-    if has_pair and index.get("boundary_ratio") is None:
+    boundary = index.get("boundary_ratio")
+    if has_pair and not (isinstance(boundary, float) and 0 < boundary < 1):
         raise ValueError(
-            f"{model}/model_index.json has no boundary_ratio, which a pair of experts needs"
+            f"{model}/model_index.json: boundary_ratio of a pair of experts is {boundary!r}, "
+            "expected a number between 0 and 1"
         )
     folder = Path(weights.transformer or model / "transformer")
     origin = {
@@ -55,7 +57,7 @@ def describe_model(model: str | Path, weights: Weights) -> dict[str, Any]:
     if has_pair:
         folder = Path(weights.transformer_2 or model / "transformer_2")
         origin["transformer_2"] = _describe_transformer(folder, weights.loras_2)
-        origin["boundary_ratio"] = index["boundary_ratio"]
+        origin["boundary_ratio"] = boundary
     return origin
 
 

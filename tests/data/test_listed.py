@@ -112,7 +112,7 @@ def test_a_damaged_list_of_videos_is_lost_itself(tmp_path):
     assert lost_files(manifest) == [manifest]
 
 
-@pytest.mark.parametrize("kind", ["dataset", "suite", "cache", "gallery", "videos"])
+@pytest.mark.parametrize("kind", ["dataset", "suite", "cache", "gallery", "videos", "record"])
 @pytest.mark.parametrize("name", ["", ".", "../precious", "../../../../precious", "PRECIOUS"])
 def test_nothing_but_files_beside_a_list_is_ever_removed(tmp_path, kind, name):
     """A list that leads elsewhere, or to a folder, is a damaged one."""
@@ -128,6 +128,7 @@ def test_nothing_but_files_beside_a_list_is_ever_removed(tmp_path, kind, name):
         "suite": (INFO_FILE, json.dumps([{"image_name": f"../../{name}"}])),
         "cache": ("index.json", json.dumps({"clips": [{"shard": name}]})),
         "gallery": ("gallery/index.html", f'"videos/../../{name}/a.mp4"'),
+        "record": ("shard0.json", json.dumps({"sha256": {f"{name}/a.mp4": "b"}})),
         "videos": ("shard0.csv", f"file,index,prompt,sample,sha256\n{name},0,a,0,b\n"),
     }[kind]
     (folder / file).parent.mkdir(exist_ok=True)

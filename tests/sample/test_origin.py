@@ -121,10 +121,11 @@ def test_models_of_another_kind(model, pair, baseline, tmp_path):
         describe_baseline(model, "float32")
     folder = tmp_path / "model"
     shutil.copytree(pair, folder)
-    index = json.loads((folder / "model_index.json").read_text()) | {"boundary_ratio": None}
-    (folder / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(ValueError, match=r"model_index\.json has no boundary_ratio"):
-        describe_model(folder, Weights())
+    index = json.loads((folder / "model_index.json").read_text())
+    for boundary in (None, "0.9", True, 1.5, float("nan")):
+        (folder / "model_index.json").write_text(json.dumps(index | {"boundary_ratio": boundary}))
+        with pytest.raises(ValueError, match=r"model_index\.json: boundary_ratio .* between 0 and"):
+            describe_model(folder, Weights())
 
 
 @pytest.mark.parametrize(
