@@ -229,7 +229,7 @@ def test_sample_and_score(run, sample, tmp_path, suite):
 
     videos, _ = read_manifests(shards)
     prompts = read_prompts(suite, {"subject": 1, "background": 1, "camera": 1})
-    table, _ = gather_scores(scores, prompts, videos, setting="a", samples=1)
+    table, _ = gather_scores(scores, prompts, videos, samples=1)
     assert {"camera_motion", "i2v_subject", "i2v_background"} < set(table["dimension"])
     # one job for all is as good as two
     assert run("score", suite, tmp_path / "once.csv", *shards, *CLIP)[0] == 0

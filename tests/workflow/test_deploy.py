@@ -125,6 +125,7 @@ def count_jobs_left(folder: Path, environment: dict[str, str]) -> int:
     return 0 if "Nothing to be done" in dry else count_jobs(dry)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("snakefile", "arguments"),
     [

@@ -402,6 +402,7 @@ def test_large_configs_build_their_dags(config, rules):
         assert "sample_task" not in dry.stdout + dry.stderr
 
 
+@pytest.mark.slow
 def test_download_target_holds_all_that_needs_a_network():
     dry = dry_run("--printshellcmds", "--", "download")
     assert dry.returncode == 0, dry.stderr

@@ -130,7 +130,11 @@ rule measure_costs:
         FILES.tiny_lists,
         FILES.run_files("tables", "training.csv"),
         FILES.manifests("tables"),
-        FILES.scored("tables"),
+        [
+            file
+            for name in FILES.settings["tables"]
+            for file in FILES.setting_score_shards("tables", name)
+        ],
         TASK_MANIFESTS,
         FILES.analysed,
     output:
