@@ -30,7 +30,13 @@ from pusa.experiments import (
     training_runs,
     unique_settings,
 )
-from pusa.models.folder import check_baseline_folder, check_model_folder, check_rank
+from pusa.models.folder import (
+    check_baseline_folder,
+    check_model_folder,
+    check_rank,
+    digest_weights,
+    read_json,
+)
 from pusa.records import record_beside
 from pusa.sample.tasks import TASKS, Task, tasks_for
 from pusa.score.arithmetic import NAMES
@@ -420,6 +426,24 @@ class Layout:
         """What a setting needs beyond its model: nothing, or what was trained from it."""
         adapted = setting.model not in AS_THEY_ARE
         return [self.weights(setting.run, setting.iteration)] if adapted else []
+
+    def check_base(self) -> None:
+        """Check that the base's weights are those that the runs at hand were trained from.
+
+        Raises:
+            ValueError: if they are not.
+        """
+        for name in self.runs:
+            run = Path(self.trained(name, "run.json"))
+            if not run.is_file() or not Path(self.transformer).is_dir():
+                continue
+            trained_from, found = read_json(run).get("base"), digest_weights(self.transformer)
+            if trained_from != found:
+                raise ValueError(
+                    f"{run}: trained from the base {str(trained_from)[:12]}, but "
+                    f"{self.transformer} is {found[:12]}; put the weights back, or move "
+                    f"{run.parent} away to have it trained again"
+                )
 
     # What is drawn, and what it took
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from pusa.data.manifest import find_changed
-from pusa.data.noted import clock, read_note, write_note
+from pusa.data.noted import clock, finished_at, read_note, write_note
 from pusa.data.suite import INFO_FILE
 from pusa.digests import digest_file
 from pusa.models.folder import read_part, weight_files
@@ -24,7 +24,10 @@ from pusa.records import remove
 
 GALLERY = "gallery"
 #: What reading a damaged list raises.
-_DAMAGED = (ValueError, KeyError, TypeError, AttributeError, OSError, csv.Error)
+_DAMAGED = (
+    *(ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError),
+    csv.Error,
+)
 #: Of a model that was trained here.
 _MODEL = {
     "scheduler": ["scheduler_config.json"],
@@ -49,33 +52,30 @@ def lost_files(listing: Path) -> list[Path]:
             as lost itself.
     """
     try:
-        if listing.name not in _NAMED:
-            return (_unlike if listing.suffix == ".json" else find_changed)(listing)
-        files = [_beside(listing.parent, name) for name in _NAMED[listing.name](listing)]
+        names = _NAMED.get(listing.name)
+        if names is None and listing.suffix != ".json":
+            return find_changed(listing)
+        names = names or _tables
+        files = [_beside(listing.parent, name) for name in names(listing)]
         if not files:
             return [listing]
-        return [file for file in files if not file.is_file()] or _changed(listing, files)
+        missing = [file for file in files if not file.is_file()]
+        unlike = _unlike(listing) if names is _tables and not missing else []
+        return missing or unlike or _changed(listing, files)
     except _DAMAGED:
         return [listing]
 
 
-def _unlike(record: Path) -> list[Path]:
-    """The tables of `pusa.digests.write_record` that are not what it was written for."""
-    digests = json.loads(record.read_text(encoding="utf-8"))["sha256"]
-    tables = {_beside(record.parent, name): digest for name, digest in digests.items()}
-    return [t for t, digest in tables.items() if not t.is_file() or digest_file(t) != digest]
-
-
 def _changed(listing: Path, files: list[Path]) -> list[Path]:
-    """Those of the files that are another content than when the list was new."""
+    """Those of a list and its files that are another content than when the list was new."""
     at = clock(listing.parent)
     page = listing / "index.html" if listing.name == GALLERY else listing
-    made = page.stat().st_mtime_ns  # a job writes its list anew
+    made = finished_at(listing) or page.stat().st_mtime  # a job writes its list anew
     note = read_note(listing)
     known, checked = (note["files"], note["at"]) if note.get("made") == made else ({}, 0)
     seen, read = {}, False
-    for file in files:
-        name = str(file.relative_to(listing.parent))
+    for file in [page, *files]:
+        name = _name(file, listing)
         if name in known and file.stat().st_ctime_ns < checked:
             seen[name] = known[name]
         else:
@@ -88,22 +88,35 @@ def _changed(listing: Path, files: list[Path]) -> list[Path]:
 
 
 def edited_files(files: Iterable[Path], note: Path) -> list[Path]:
-    """Those of single files that are another content than `note_files` found last.
+    """Those of single files that are another content than their jobs left, or touched at least.
 
-    So a table that was edited by hand is told from one that its job wrote, whatever its time.
+    Content is told by `note_files`, where it has seen the file as its job left it.
     """
     noted = read_note(note)
-    known = noted.get("files", {})
-    touched = (f for f in files if f.is_file() and f.stat().st_ctime_ns >= noted.get("at", 0))
-    return [f for f in touched if known.get(_name(f, note), "") not in ("", digest_file(f))]
+    known, at = noted.get("files", {}), noted.get("at", 0)
+    edited = []
+    for file in filter(Path.exists, files):
+        made, digest = known.get(_name(file, note), (None, None))
+        if not file.is_file():
+            edited.append(file)
+        elif made is None or finished_at(file) not in (None, made):
+            edited += [file] if _is_touched(file) else []
+        elif file.stat().st_ctime_ns >= at and digest_file(file) != digest:
+            edited.append(file)
+    return edited
 
 
 def note_files(files: Iterable[Path], note: Path) -> None:
-    """Note the contents of single files, as their jobs have just left them."""
+    """Note the contents of single files that are as their jobs left them."""
     at = clock(note.parent)
-    digests = {_name(file, note): digest_file(file) for file in files if file.is_file()}
+    kept = [file for file in files if file.is_file() and not _is_touched(file)]
+    found = {_name(f, note): (finished_at(f) or f.stat().st_mtime, digest_file(f)) for f in kept}
     with suppress(OSError):  # of another owner
-        write_note(note, {"at": at, "files": digests})
+        write_note(note, {"at": at, "files": found})
+
+
+def _is_touched(file: Path) -> bool:
+    return finished_at(file) not in (None, file.stat().st_mtime)
 
 
 def _name(file: Path, note: Path) -> str:
@@ -114,10 +127,15 @@ def take_away(listing: Path, lost: list[Path], *, for_good: bool) -> None:
     """Have Snakemake make a list again: take it away, until the process ends or for good.
 
     For good, files that are lost because they are others go with it. Of folders only a gallery.
+
+    Raises:
+        FileExistsError: if a folder has the name of the list.
     """
+    if listing.is_dir() and listing.name != GALLERY:
+        raise FileExistsError(f"{listing} is a folder, expected a file; move it away")
     if for_good:
         for file in lost:
-            if file != listing:
+            if not file.is_dir():
                 file.unlink(missing_ok=True)
         remove(listing)
         return
@@ -139,8 +157,8 @@ def _hidden(listing: Path) -> Path:
 def _beside(folder: Path, name: str) -> Path:
     """A file that a list in a folder names; none but such a file is ever removed."""
     path = folder / name
-    inside = os.path.normpath(name)
-    if inside == "." or inside.startswith("..") or os.path.isabs(inside) or path.is_dir():
+    inside = path.parent.resolve().is_relative_to(folder.resolve())  # through links, too
+    if not inside or os.path.normpath(name).startswith(".."):
         raise ValueError(f"found the name {name!r}, expected a file in {folder}")
     return path
 
@@ -173,9 +191,25 @@ def _weights(config: Path) -> Iterator[str]:
 
 
 def _trained(run: Path) -> Iterator[str]:
-    json.loads(run.read_text())
-    yield from (file.name for file in sorted(run.parent.glob("iteration_*.safetensors")))
-    yield from (file.name for file in sorted(run.parent.glob("*.csv")))
+    """LoRA files, or transformer folders, and logs."""
+    dict(json.loads(run.read_text()))
+    for pattern in ("iteration_*.safetensors", "iteration_*/*", "*.csv"):
+        yield from (str(file.relative_to(run.parent)) for file in sorted(run.parent.glob(pattern)))
+
+
+def _tables(record: Path) -> list[str]:
+    """What `pusa.digests.write_record` was called for."""
+    names = list(json.loads(record.read_text(encoding="utf-8"))["sha256"])
+    own = (f"{record.stem}.csv", f"{record.stem}-mass.csv")
+    if own[0] not in names or not set(names) <= set(own):
+        raise ValueError(f"{record} is the record of {', '.join(names)}, expected {own[0]}")
+    return names
+
+
+def _unlike(record: Path) -> list[Path]:
+    digests = json.loads(record.read_text(encoding="utf-8"))["sha256"]
+    tables = {record.parent / name: digest for name, digest in digests.items()}
+    return [table for table, digest in tables.items() if digest_file(table) != digest]
 
 
 def _videos(gallery: Path) -> Iterator[str]:

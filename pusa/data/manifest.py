@@ -117,8 +117,8 @@ def find_changed(manifest: Path) -> list[Path]:
     the last change of an inode cannot be set back.
 
     Raises:
-        ValueError: as `read_manifests`, or if the list is of another folder, as one is that was
-            exchanged with another.
+        ValueError: as `read_manifests`, or if the list was edited, or exchanged with that of
+            another folder.
     """
     at = clock(manifest.parent)
     videos, folder = read_manifests([manifest])
@@ -127,7 +127,9 @@ def find_changed(manifest: Path) -> list[Path]:
         raise ValueError(f"{manifest} is a list of {others.pop()}, expected one of {folder.name}")
     digest_of_list = digest_file(manifest)
     note = read_note(manifest)
-    checked = note["at"] if note.get("list") == digest_of_list else 0
+    if note.get("list", digest_of_list) != digest_of_list:  # a job notes the list that it writes
+        raise ValueError(f"{manifest} was edited after its videos were made")
+    checked = note.get("at", 0)
     changed, read = [], False
     for file, digest in zip(videos["file"], videos["sha256"], strict=True):
         path = folder / file

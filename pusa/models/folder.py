@@ -79,7 +79,7 @@ def check_model_folder(model: str | Path) -> None:
         require_files(model, ["transformer/config.json", *PARTS])
         weight_files(Path(model) / "transformer")
         for part in ("vae", "text_encoder"):
-            if not any((Path(model) / part).glob("*.safetensors")):
+            if not any(file.is_file() for file in (Path(model) / part).glob("*.safetensors")):
                 raise FileNotFoundError(
                     f"model folder {model} has no safetensors weights in {part}"
                 )
@@ -106,14 +106,27 @@ def check_baseline_folder(folder: str | Path) -> None:
             "WanImageToVideoPipeline; a text-to-video model is sampled with a transformer folder, "
             "its own or a merged one"
         )
-    if index.get("transformer_2", [None])[0]:
+    if has_part(folder, "transformer_2"):
         raise ValueError(
             f"model folder {folder} has two experts, as Wan2.2-I2V, expected one as Wan2.1-I2V"
         )
-    image_encoder = ["image_encoder/config.json"] if index.get("image_encoder", [None])[0] else []
+    image_encoder = ["image_encoder/config.json"] if has_part(folder, "image_encoder") else []
     parts = ["transformer/config.json", "vae/config.json", "scheduler/scheduler_config.json"]
     require_files(folder, [*parts, *image_encoder], IMAGE_TO_VIDEO)
     weight_files(Path(folder) / "transformer")
+
+
+def has_part(model: str | Path, part: str) -> bool:
+    """Whether a model folder has an optional part, by its ``model_index.json``.
+
+    Raises:
+        ValueError: if what stands there is not a library and a class, or two nulls.
+    """
+    index = Path(model) / "model_index.json"
+    named = read_json(index).get(part, [None, None])
+    if not isinstance(named, list) or [type(n) for n in named] not in ([str] * 2, [type(None)] * 2):
+        raise ValueError(f"{index}: {part} is {named!r}, expected a library and a class")
+    return named[0] is not None
 
 
 def check_rank(rank: int, transformer: str | Path) -> None:

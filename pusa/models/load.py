@@ -38,7 +38,10 @@ def load_transformer(
     with loading(folder):
         check_tensors(folder, config)
         return VTAWanTransformer3DModel.from_pretrained(
-            folder, torch_dtype=dtype, device_map={"": torch.device(device)}
+            folder,
+            torch_dtype=dtype,
+            device_map={"": torch.device(device)},
+            use_safetensors=True,
         ).eval()
 
 
@@ -96,7 +99,11 @@ def load_vae(model: str | Path, dtype: torch.dtype = torch.float32) -> Autoencod
     read_part(Path(model) / "vae", "vae")
     with loading(Path(model) / "vae"):
         vae, found = AutoencoderKLWan.from_pretrained(
-            model, subfolder="vae", torch_dtype=dtype, output_loading_info=True
+            model,
+            subfolder="vae",
+            torch_dtype=dtype,
+            output_loading_info=True,
+            use_safetensors=True,
         )
     require_complete(Path(model) / "vae", found)
     for key in ("latents_mean", "latents_std"):

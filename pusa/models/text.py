@@ -24,7 +24,11 @@ def load_text_encoder(model: str | Path, dtype: torch.dtype = torch.float32):
     read_part(Path(model) / "text_encoder", "text_encoder")
     with loading(Path(model) / "text_encoder"):
         encoder, found = UMT5EncoderModel.from_pretrained(
-            model, subfolder="text_encoder", dtype=dtype, output_loading_info=True
+            model,
+            subfolder="text_encoder",
+            dtype=dtype,
+            output_loading_info=True,
+            use_safetensors=True,
         )
     _check_embedding(Path(model) / "text_encoder", encoder)
     require_complete(Path(model) / "text_encoder", found)

@@ -27,6 +27,7 @@ def load_baseline(folder: str | Path, dtype: str, device: str) -> WanImageToVide
             folder,
             tokenizer=None,
             text_encoder=None,
+            use_safetensors=True,
             torch_dtype={"transformer": getattr(torch, dtype), "default": torch.float32},
         )
     pipeline.set_progress_bar_config(disable=True)

@@ -15,6 +15,7 @@ from pusa.models.folder import (
     PARTS,
     check_baseline_folder,
     digest_weights,
+    has_part,
     read_json,
     read_part,
     require_files,
@@ -35,7 +36,7 @@ def describe_model(model: str | Path, weights: Weights) -> dict[str, Any]:
     model = Path(model)
     require_files(model, list(PARTS))
     index = read_json(model / "model_index.json")
-    has_pair = bool(index.get("transformer_2", [None])[0]) or weights.transformer_2 is not None
+    has_pair = has_part(model, "transformer_2") or weights.transformer_2 is not None
     if weights.loras_2 and not has_pair:
         raise ValueError(
             f"{weights.loras_2[0][0]} is given for the low-noise expert, but {model} has no "

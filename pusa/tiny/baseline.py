@@ -119,7 +119,7 @@ def train_baseline(
     conditions = encode_conditions(pipeline, files, size)
     transformer = widen_input(
         WanTransformer3DModel.from_pretrained(
-            model, subfolder="transformer", torch_dtype=torch.float32
+            model, subfolder="transformer", torch_dtype=torch.float32, use_safetensors=True
         ),
         grey=conditions[:, MASK_CHANNELS:, -1].mean((0, 2, 3)),
     )

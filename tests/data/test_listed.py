@@ -2,10 +2,12 @@ import json
 import os
 import shutil
 import time
+from base64 import urlsafe_b64encode
 
 import pytest
 
 from pusa.data.listed import bring_back, edited_files, lost_files, note_files, take_away
+from pusa.data.noted import locked_files
 from pusa.data.suite import INFO_FILE
 from pusa.digests import write_record
 from pusa.report.gallery import Sample, write_gallery
@@ -139,6 +141,104 @@ def test_nothing_but_files_beside_a_list_is_ever_removed(tmp_path, kind, name):
     assert not listing.exists()
 
 
+@pytest.fixture
+def finish(tmp_path, monkeypatch):
+    """A function that records a job's output as Snakemake does, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def record(output, state="metadata"):
+        name = urlsafe_b64encode(str(output).encode()).decode()
+        parts = [name[i : i + 254] for i in range(0, len(name), 254)]
+        file = tmp_path.joinpath(".snakemake", state, *(f"@{p}" for p in parts[:-1]), parts[-1])
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"endtime": os.stat(output).st_mtime}))
+
+    return record
+
+
+def test_a_training_whose_snakemake_was_killed(tmp_path, finish):
+    """What it wrote last is not taken for something else than what an earlier one wrote."""
+    run = tmp_path / "run.json"
+    run.write_text('{"iterations": [2]}')
+    finish(run)
+    assert lost_files(run) == [run]  # without weights or logs
+    (tmp_path / "training.csv").write_text("iteration")
+    assert lost_files(run) == []
+    finish(run, "incomplete")
+    run.write_text('{"iterations": [4]}')
+    os.utime(run, (1, 1))
+    assert lost_files(run) == []
+
+
+@pytest.mark.parametrize("listing", KINDS, indirect=True)
+def test_a_list_that_was_touched_stands_for_what_it_stood_for(listing, finish):
+    """Its own content too: the record of its job tells which writing was noted."""
+    page = listing / "index.html" if listing.is_dir() else listing
+    finish(listing)
+    assert lost_files(listing) == []
+    later = time.time() + 1000
+    content = page.read_bytes()
+    page.write_bytes(content + b"\n")
+    os.utime(page, (later, later))
+    assert lost_files(listing) == [page]
+    page.write_bytes(content)
+    os.utime(page, (later, later))
+    assert lost_files(listing) == []
+
+
+def test_a_note_of_a_clock_that_was_ahead(tmp_path):
+    record, table = tmp_path / "a.json", tmp_path / "a.csv"
+    table.write_text("0.5")
+    write_record([table], {})
+    note = tmp_path / "single"
+    note_files([table], note)
+    hidden = tmp_path / ".checked-single.json"
+    for at in (2**62, "now", None):
+        hidden.write_text(json.dumps(json.loads(hidden.read_text()) | {"at": at}))
+        times = table.stat()
+        table.write_text("0.9")
+        os.utime(table, ns=(times.st_atime_ns, times.st_mtime_ns))
+        assert edited_files([table], note) == ([table] if at == 2**62 else [])
+    assert lost_files(record) == [table]
+
+
+def test_a_table_that_was_edited_before_it_was_noted(tmp_path, finish):
+    """While another job ran, perhaps: it is not as its own job left it."""
+    table, note = tmp_path / "table.csv", tmp_path / "single"
+    table.write_text("0.5")
+    finish(table)
+    assert edited_files([table], note) == []
+    os.utime(table, (1, 1))
+    note_files([table], note)
+    assert edited_files([table], note) == [table]
+    table.unlink()
+    table.mkdir()
+    assert edited_files([table], note) == [table]
+    with pytest.raises(FileExistsError, match=r"table\.csv is a folder, expected a file; move it"):
+        take_away(table, [table], for_good=False)
+
+
+def test_outputs_of_a_call_at_work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert locked_files() == set()
+    (tmp_path / ".snakemake/locks").mkdir(parents=True)
+    (tmp_path / ".snakemake/locks/0.input.lock").write_text("config/a.tsv\n")
+    (tmp_path / ".snakemake/locks/0.output.lock").write_text("results/a.csv\nresults/b c.csv\n")
+    assert locked_files() == {"results/a.csv", "results/b c.csv"}
+
+
+def test_transformers_that_were_trained(tmp_path):
+    run, weights = tmp_path / "run.json", tmp_path / "iteration_2/weights.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"weights")
+    run.write_text("{}")
+    assert lost_files(run) == []
+    weights.write_bytes(b"Weights")
+    assert lost_files(run) == [weights]
+    run.write_text("[1]")
+    assert lost_files(run) == [run]
+
+
 def test_tables_that_were_exchanged_with_their_records(tmp_path):
     """The record of a table says which file it was, so that another model's is not taken for it."""
     for name in "ab":
@@ -150,8 +250,19 @@ def test_tables_that_were_exchanged_with_their_records(tmp_path):
         (tmp_path / f"b.{kind}").rename(tmp_path / f"a.{kind}")
         (tmp_path / "kept").rename(tmp_path / f"b.{kind}")
         assert lost_files(tmp_path / "a.json") != []
-    (tmp_path / "a.json").write_text("{}")
-    assert lost_files(tmp_path / "a.json") == [tmp_path / "a.json"]
+    for text in ("{}", '{"sha256": {}}', '{"sha256": {"b.csv": "0"}}', "[" * 100_000):
+        (tmp_path / "a.json").write_text(text)
+        assert lost_files(tmp_path / "a.json") == [tmp_path / "a.json"]
+
+
+def test_a_link_that_leads_elsewhere(tmp_path):
+    outside, folder = tmp_path / "outside", tmp_path / "beside"
+    for place in (outside, folder):
+        place.mkdir()
+    (outside / "0.mp4").touch()
+    (folder / "link").symlink_to(outside)
+    (folder / "metadata.csv").write_text("file_name,text\nlink/0.mp4,a\n")
+    assert lost_files(folder / "metadata.csv") == [folder / "metadata.csv"]
 
 
 def test_an_edited_table(tmp_path):

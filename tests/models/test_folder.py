@@ -104,6 +104,24 @@ def test_missing_image_encoder_is_named(tmp_path, baseline):
         check_baseline_folder(copy)
 
 
+@pytest.mark.parametrize("named", [5, [], ["diffusers"], [None, "WanTransformer3DModel"], {}])
+def test_a_part_that_is_none(tmp_path, baseline, named):
+    index = json.loads((baseline / "model_index.json").read_text()) | {"transformer_2": named}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"model_index\.json: transformer_2 is .* expected a lib"):
+        check_baseline_folder(tmp_path)
+
+
+def test_a_folder_where_weights_are_to_be(tmp_path, model):
+    for part in ("transformer", "vae", "text_encoder"):
+        copy = shutil.copytree(model, tmp_path / part, copy_function=os.link)
+        (weights,) = (copy / part).glob("*.safetensors")
+        weights.unlink()
+        weights.mkdir()
+        with pytest.raises(FileNotFoundError, match=f"lacks {weights.name}|weights in {part}"):
+            check_model_folder(copy)
+
+
 def test_pair_of_experts_is_no_baseline(tmp_path, baseline):
     shutil.copytree(baseline, tmp_path / "pair")
     index = json.loads((baseline / "model_index.json").read_text())

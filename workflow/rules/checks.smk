@@ -3,6 +3,7 @@ import sys
 
 from snakemake.cli import parse_args
 
+from pusa.data.noted import locked_files
 from pusa.data.listed import (
     bring_back,
     edited_files,
@@ -14,8 +15,8 @@ from pusa.processes import describe, end_orphans, find_workflows
 from pusa.report.plan import describe_memory, describe_plan
 from pusa.slurm import be_patient
 
-# Tables, figures and pages: single files that take seconds to make.
-DRAWN = [
+# Single files that are made again if they were edited: tables, figures, pages, prompts' embeddings.
+SINGLE = [
     Path(file)
     for file in (
         *rules.measure_costs.output,
@@ -28,9 +29,10 @@ DRAWN = [
         *expand(rules.measure_effects.output, study=["tables", "effects"]),
         *expand(rules.gallery_page.output, page=VIDEO_PAGES),
         *FIGURE_FILES,
+        FILES.path("cache/prompts.safetensors"),
     )
 ]
-DRAWN_NOTE = Path(FILES.path("drawn"))
+SINGLE_NOTE = Path(FILES.path("single"))
 
 
 def note_contents():
@@ -38,7 +40,37 @@ def note_contents():
     for listing in map(Path, FILES.lists):
         if listing.exists():
             lost_files(listing)
-    note_files(DRAWN, DRAWN_NOTE)
+    note_files(SINGLE, SINGLE_NOTE)
+
+
+def remake_changed():
+    """Take away what was deleted or overwritten in part, so that its job runs again.
+
+    The job of a list of videos makes just these.
+    """
+    for file in edited_files(SINGLE_HERE, SINGLE_NOTE):
+        kept = file.with_name(f"{file.name}.edited")
+        if arguments.dryrun:
+            take_away(file, [file], for_good=False)
+        else:
+            file.replace(kept)
+        print(
+            f"{file}: no longer what its job wrote, made again; kept as {kept}",
+            file=sys.stderr,
+        )
+    for listing in filter(Path.exists, LISTS):
+        if not (lost := lost_files(listing)):
+            continue
+        if listing.name == "run.json":  # days of work, perhaps
+            raise ValueError(
+                f"{lost[0]} is no longer what was trained; put it back, or move all of "
+                f"{listing.parent} away to have it trained again"
+            )
+        print(
+            f"{listing}: {len(lost)} of its files missing or changed, such as {lost[0]}",
+            file=sys.stderr,
+        )
+        take_away(listing, lost, for_good=not arguments.dryrun)
 
 
 onsuccess:
@@ -61,44 +93,32 @@ if workflow.is_main_process:
         raise WorkflowError(
             f"{describe(others[0])} is at work here, so that its lock is not taken away"
         )
-    # Where something that a list stands for was deleted or overwritten, its job runs again; that of
-    # a list of videos makes just these.
+    # What a dry run took away comes back, if it was killed; another call's files are left alone.
+    LOCKED = locked_files()
+    LISTS = [Path(listing) for listing in FILES.lists if listing not in LOCKED]
+    SINGLE_HERE = [file for file in SINGLE if str(file) not in LOCKED]
+    for file in (*LISTS, *SINGLE_HERE):
+        bring_back(file)
     # Nothing is taken away or ended by a call that only looks, or runs no job.
     looks = (
         *("lint", "report", "summary", "detailed_summary", "list_rules", "archive"),
         *("list_target_rules", "list_changes", "list_untracked", "print_compilation"),
         *("dag", "rulegraph", "filegraph", "d3dag", "containerize", "unlock", "touch"),
         *("cleanup_metadata", "delete_all_output", "delete_temp_output"),
+        *("list_conda_envs", "conda_create_envs_only", "conda_cleanup_envs"),
+        *("cleanup_shadow", "generate_unit_tests"),
+        *("container_cleanup_images", "list_input_changes", "list_params_changes"),
     )
     if not any(getattr(arguments, mode) for mode in looks):
         trains = not all(Path(f).exists() for f in FILES.trained_files("tables"))
-        if CONFIG.device == "cuda" and (arguments.dryrun or trains):
-            try:
+        try:
+            if CONFIG.device == "cuda" and (arguments.dryrun or trains):
                 memory = describe_memory(FILES)
-            except ValueError as error:
-                raise WorkflowError(str(error))
-            if arguments.dryrun:
-                print(memory, file=sys.stderr)
-        if not arguments.dryrun and not find_workflows():
-            try:
+                if arguments.dryrun:
+                    print(memory, file=sys.stderr)
+            if not arguments.dryrun and not find_workflows():
                 end_orphans()
-            except OSError as error:
-                raise WorkflowError(str(error))
-        for file in DRAWN:
-            bring_back(file)
-        for file in edited_files(DRAWN, DRAWN_NOTE):
-            print(f"{file}: no longer what was made", file=sys.stderr)
-            take_away(file, [file], for_good=not arguments.dryrun)
-        for listing in map(Path, FILES.lists):
-            bring_back(listing)
-            if listing.exists() and (lost := lost_files(listing)):
-                if listing.name == "run.json":  # days of work, perhaps
-                    raise WorkflowError(
-                        f"{lost[0]} is no longer what was trained; put it back, or delete it to have "
-                        "it trained again"
-                    )
-                print(
-                    f"{listing}: {len(lost)} of its files missing or changed, such as {lost[0]}",
-                    file=sys.stderr,
-                )
-                take_away(listing, lost, for_good=not arguments.dryrun)
+            FILES.check_base()
+            remake_changed()
+        except (OSError, ValueError) as error:
+            raise WorkflowError(str(error))

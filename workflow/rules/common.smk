@@ -15,6 +15,7 @@ from pusa.config import (
     Weights,
     read_config,
 )
+from pusa.digests import digest_files
 from pusa.experiments import BOUNDS, WAN_I2V
 from pusa.layout import PACKAGE, find_shipped, read_layout
 from pusa.report import captions
@@ -36,6 +37,10 @@ DATASET = CONFIG.dataset.path if TRAINED else None
 CLIP = CONFIG.clip.model_dump_json()
 SIZE = CONFIG.clip.part(Size).model_dump_json()
 IMAGE_SIZE = CONFIG.clip.part(ImageSize).model_dump_json()
+
+# What comes with a checkout is newer than results that a copy of it stands beside, and may well be
+# the same. It is compared by its content: these here, a model by what was made from it.
+SHIPPED = digest_files([CONFIG.experiments, FILES.claims, *FILES.published.values()])
 
 # How videos are sampled, beside what decides them.
 SWITCHES = CONFIG.sample.part(SampleSwitches).model_dump_json()
@@ -79,6 +84,14 @@ def suite_settings(wildcards):
         samples=FILES.samples_each(wildcards.study),
         guidance_scale=section.guidance_scale,
     ).model_dump_json()
+
+
+def model_of(wildcards):
+    """The model that a setting is sampled with, which a tiny baseline's training may make anew."""
+    setting = setting_of(wildcards)
+    index = f"{FILES.setting_model(setting)}/model_index.json"
+    made_here = setting.model == WAN_I2V and FILES.trains_baseline
+    return index if made_here else ancient(index)
 
 
 def transformer_options(wildcards):

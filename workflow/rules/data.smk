@@ -120,7 +120,7 @@ if TRAINED:
     rule cache_latents:
         input:
             metadata=f"{DATASET}/metadata.csv",
-            model=f"{MODEL}/model_index.json",
+            model=ancient(f"{MODEL}/model_index.json"),
         output:
             FILES.path("cache/index.json"),
             FILES.path("cache/captions.safetensors"),
@@ -154,7 +154,7 @@ if TRAINED:
 rule cache_prompts:
     input:
         suite=FILES.suite_info,
-        model=f"{MODEL}/model_index.json",
+        model=ancient(f"{MODEL}/model_index.json"),
     output:
         FILES.path("cache/prompts.safetensors"),
     log:

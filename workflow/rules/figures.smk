@@ -6,7 +6,7 @@
 rule attention:
     input:
         suite=FILES.suite_info,
-        model=f"{MODEL}/model_index.json",
+        model=ancient(f"{MODEL}/model_index.json"),
         weights=weights_of,
     output:
         multiext(
@@ -50,7 +50,7 @@ rule attention:
 # Tensor by tensor: two models of any size need no memory, and the LoRA is not merged.
 rule drift:
     input:
-        model=f"{MODEL}/model_index.json",
+        model=ancient(f"{MODEL}/model_index.json"),
         weights=weights_of,
     output:
         multiext(FILES.path("drift/{model}"), table=".csv", record=".json"),
@@ -88,7 +88,7 @@ FIGURES = {
         "plot_figure1",
         "Figure  1",
         {
-            "experiments": CONFIG.experiments,
+            "experiments": ancient(CONFIG.experiments),
             "table1": FILES.path("tables/table1.csv"),
             "costs": FILES.path("tables/costs.csv"),
             "cache": FILES.path("cache/index.json") if TRAINED else [],
@@ -96,6 +96,7 @@ FIGURES = {
         {
             "seed": SEED,
             "held_out": TRAIN.validation_clips,
+            "shipped": SHIPPED,
             "note": captions.describe_setting(FILES),
         },
     ),
@@ -165,11 +166,11 @@ if (FILES.experiments["table"] == "2").any():
         "plot_scores",
         "Scores against alpha, rank, iterations, steps",
         {
-            "experiments": CONFIG.experiments,
+            "experiments": ancient(CONFIG.experiments),
             "scores": FILES.score_files("tables"),
-            "table2": FILES.published[2],
+            "table2": ancient(FILES.published[2]),
         },
-        {"study": study_params("tables")},
+        {"study": study_params("tables"), "shipped": SHIPPED},
     )
 if TRAINED:
     FIGURES["losses"] = (

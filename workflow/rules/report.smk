@@ -6,10 +6,10 @@ CAPTION = captions.describe_scale(FILES, "tables")
 
 rule make_tables:
     input:
-        experiments=CONFIG.experiments,
+        experiments=ancient(CONFIG.experiments),
         scores=FILES.score_files("tables"),
-        table1=FILES.published[1],
-        table2=FILES.published[2],
+        table1=ancient(FILES.published[1]),
+        table2=ancient(FILES.published[2]),
         costs=FILES.path("tables/costs.csv"),
     output:
         multiext(FILES.path("tables/table1"), ".csv", ".md", ".tex"),
@@ -35,15 +35,16 @@ rule make_tables:
     params:
         study=study_params("tables"),
         caption=CAPTION,
+        shipped=SHIPPED,
     script:
         "../scripts/make_tables.py"
 
 
 rule audit:
     input:
-        experiments=CONFIG.experiments,
-        table1=FILES.published[1],
-        table2=FILES.published[2],
+        experiments=ancient(CONFIG.experiments),
+        table1=ancient(FILES.published[1]),
+        table2=ancient(FILES.published[2]),
     output:
         multiext(FILES.path("tables/audit"), ".csv", ".md"),
         html=report(
@@ -58,6 +59,8 @@ rule audit:
         "../../envs/pusa.yaml"
     resources:
         **SMALL,
+    params:
+        shipped=SHIPPED,
     shell:
         "python -m pusa audit {output.html:q} --table1 {input.table1:q} --table2 {input.table2:q}"
         " --experiments {input.experiments:q} &> {log:q}"
@@ -65,11 +68,11 @@ rule audit:
 
 rule claims:
     input:
-        claims=FILES.claims,
-        experiments=CONFIG.experiments,
+        claims=ancient(FILES.claims),
+        experiments=ancient(CONFIG.experiments),
         scores=FILES.score_files("tables"),
-        table1=FILES.published[1],
-        table2=FILES.published[2],
+        table1=ancient(FILES.published[1]),
+        table2=ancient(FILES.published[2]),
     output:
         multiext(FILES.path("tables/claims"), ".csv", ".md"),
         html=report(
@@ -89,6 +92,7 @@ rule claims:
         seed=["--train-seed", SEED] if TRAINED else [],
         subset=json.dumps(FILES.subset("tables")),
         caption=CAPTION,
+        shipped=SHIPPED,
     shell:
         "python -m pusa claims {output.html:q} {input.claims:q}"
         " --experiments {input.experiments:q} --scores {params.scores:q} {params.seed}"
@@ -98,11 +102,11 @@ rule claims:
 
 rule price:
     input:
-        claims=FILES.claims,
-        experiments=CONFIG.experiments,
+        claims=ancient(FILES.claims),
+        experiments=ancient(CONFIG.experiments),
         scores=FILES.score_files("tables"),
-        table1=FILES.published[1],
-        table2=FILES.published[2],
+        table1=ancient(FILES.published[1]),
+        table2=ancient(FILES.published[2]),
     output:
         multiext(FILES.path("tables/price"), ".csv", ".md"),
         html=report(
@@ -120,6 +124,7 @@ rule price:
     params:
         config=CONFIG.model_dump(exclude_none=True),
         caption=CAPTION,
+        shipped=SHIPPED,
     script:
         "../scripts/price_claims.py"
 
@@ -187,8 +192,8 @@ rule record_provenance:
 
 rule measure_effects:
     input:
-        claims=FILES.claims,
-        experiments=CONFIG.experiments,
+        claims=ancient(FILES.claims),
+        experiments=ancient(CONFIG.experiments),
         scores=lambda wildcards: FILES.score_files(wildcards.study),
         losses=lambda wildcards: FILES.run_files(wildcards.study, "validation.csv"),
     output:
@@ -207,6 +212,7 @@ rule measure_effects:
         **SMALL,
     params:
         study=lambda wildcards: study_params(wildcards.study),
+        shipped=SHIPPED,
         runs=FILES.path("trained"),
         caption=lambda wildcards: captions.describe_scale(FILES, wildcards.study),
     script:

@@ -24,9 +24,7 @@ rule sample_suite:
     input:
         suite=FILES.suite_info,
         prompts=FILES.path("cache/prompts.safetensors"),
-        model=lambda wildcards: (
-            f"{FILES.setting_model(setting_of(wildcards))}/model_index.json"
-        ),
+        model=model_of,
         weights=lambda wildcards: FILES.setting_weights(setting_of(wildcards)),
         # What scores the videos is looked at before days are spent on making them.
         checked=lambda wildcards: (
@@ -78,7 +76,7 @@ rule sample_suite:
 rule sample_bound:
     input:
         suite=FILES.suite_info,
-        model=f"{MODEL}/model_index.json",
+        model=ancient(f"{MODEL}/model_index.json"),
     output:
         FILES.manifest("{study}", "{bound}-i2v", "{shard}"),
     log:
@@ -109,7 +107,7 @@ if FILES.tasks:
         input:
             dataset=f"{FILES.task_dataset}/metadata.csv",
             cache=[] if CONFIG.tasks.dataset else FILES.path("cache/index.json"),
-            model=f"{MODEL}/model_index.json",
+            model=ancient(f"{MODEL}/model_index.json"),
             adapted=FILES.main_weights,
         output:
             FILES.task_manifest("{task}"),

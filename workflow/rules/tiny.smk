@@ -113,7 +113,7 @@ if FILES.trains_baseline:
         input:
             dataset=f"{DATASET}/metadata.csv",
             cache=FILES.path("cache/index.json"),
-            model=f"{MODEL}/model_index.json",
+            model=ancient(f"{MODEL}/model_index.json"),
         output:
             f"{CONFIG.baseline.path}/model_index.json",
             directory(f"{CONFIG.baseline.path}/transformer"),

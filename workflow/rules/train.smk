@@ -35,7 +35,7 @@ for run in FILES.runs.values():
             f"train_{run.name.replace('-', '_')}"
         input:
             cache=FILES.path("cache/index.json"),
-            model=f"{MODEL}/model_index.json",
+            model=ancient(f"{MODEL}/model_index.json"),
         output:
             trained=(
                 weights if TRAIN.method == "lora" else [directory(w) for w in weights]
@@ -104,7 +104,7 @@ if FILES.merged:
     rule merge:
         input:
             lora=FILES.main_weights,
-            model=f"{MODEL}/model_index.json",
+            model=ancient(f"{MODEL}/model_index.json"),
         output:
             f"{FILES.merged}/config.json",  # and the weights beside it
         log:
