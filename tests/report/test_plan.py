@@ -113,6 +113,7 @@ def test_hours_and_price():
     assert found["price"] == pytest.approx(3 * found["all"], abs=2)
 
 
+@pytest.mark.slow
 def test_price_of_a_first_look():
     """Four videos each of the base, of Wan-I2V with 50 steps, and of the adapted model."""
     text, forward = plan(load("released.yaml")), KNOWN_SHAPES[WAN].forward_flops(21 * 45 * 80, 512)
@@ -245,6 +246,7 @@ def test_nothing_is_trained_with_a_released_lora():
     assert (settings.method, settings.rank) == ("lora", None)
 
 
+@pytest.mark.slow
 def test_a_training_that_cannot_fit_is_refused():
     config = load("demo.yaml")
     config["resources"] = {"gpu_memory": 2.5}

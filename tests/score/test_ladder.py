@@ -17,6 +17,8 @@ from pusa.models.load import (
 from pusa.score import weight_free
 from pusa.tiny import world
 
+pytestmark = pytest.mark.slow
+
 SCENES = 6
 
 

@@ -263,6 +263,7 @@ def test_a_wrong_command_is_seen(words, message):
     assert message in error.value.format_message()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", ["pusa tiny psnr nowhere\ntrue\n", "no-such-program; true\n"])
 def test_a_failing_block_is_seen(code, checkout):
     block = Block(page="page.md", line=1, kind="sh", code=code, reason=None)

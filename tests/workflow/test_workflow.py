@@ -439,6 +439,7 @@ def test_bad_config_stops_before_any_job(tmp_path, change, message):
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_rules_do_not_need_a_shell_safe_path(tmp_path):
     """A results folder with spaces and quotes goes through every rule's shell command."""
     if shutil.which("bash") is None:
