@@ -433,11 +433,14 @@ class Layout:
         Raises:
             ValueError: if they are not.
         """
-        for name in self.runs:
-            run = Path(self.trained(name, "run.json"))
-            if not run.is_file() or not Path(self.transformer).is_dir():
-                continue
-            trained_from, found = read_json(run).get("base"), digest_weights(self.transformer)
+        runs = [Path(self.trained(name, "run.json")) for name in self.runs]
+        runs = [run for run in runs if run.is_file()]
+        try:
+            found = digest_weights(self.transformer) if runs else None
+        except FileNotFoundError:  # deleted for its room, or about to be downloaded
+            return
+        for run in runs:
+            trained_from = read_json(run).get("base")
             if trained_from != found:
                 raise ValueError(
                     f"{run}: trained from the base {str(trained_from)[:12]}, but "

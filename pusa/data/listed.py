@@ -2,7 +2,8 @@
 
 A list of videos is an output, and its videos are not, so that an interrupted job keeps those that
 it finished; a dataset's ``metadata.csv`` stands for thousands of clips. Snakemake makes a list
-again where it is missing. What should count as missing is found here.
+again where it is missing. What should count as missing is found here, and which single files, such
+as tables, are not what their jobs wrote.
 """
 
 import atexit
@@ -71,7 +72,7 @@ def _changed(listing: Path, files: list[Path]) -> list[Path]:
     at = clock(listing.parent)
     page = listing / "index.html" if listing.name == GALLERY else listing
     made = finished_at(listing) or page.stat().st_mtime  # a job writes its list anew
-    note = read_note(listing)
+    note = read_note(listing, at)
     known, checked = (note["files"], note["at"]) if note.get("made") == made else ({}, 0)
     seen, read = {}, False
     for file in [page, *files]:
@@ -92,7 +93,7 @@ def edited_files(files: Iterable[Path], note: Path) -> list[Path]:
 
     Content is told by `note_files`, where it has seen the file as its job left it.
     """
-    noted = read_note(note)
+    noted = read_note(note, clock(note.parent))
     known, at = noted.get("files", {}), noted.get("at", 0)
     edited = []
     for file in filter(Path.exists, files):
@@ -131,8 +132,8 @@ def take_away(listing: Path, lost: list[Path], *, for_good: bool) -> None:
     Raises:
         FileExistsError: if a folder has the name of the list.
     """
-    if listing.is_dir() and listing.name != GALLERY:
-        raise FileExistsError(f"{listing} is a folder, expected a file; move it away")
+    if listing.name != GALLERY:
+        _refuse_folder(listing)
     if for_good:
         for file in lost:
             if not file.is_dir():
@@ -141,6 +142,21 @@ def take_away(listing: Path, lost: list[Path], *, for_good: bool) -> None:
         return
     listing.rename(_hidden(listing))
     atexit.register(bring_back, listing)
+
+
+def keep_edited(file: Path) -> Path:
+    """Move a file that was edited aside, so that its job runs again; returns where it is kept.
+
+    Raises:
+        FileExistsError: if it is a folder.
+    """
+    _refuse_folder(file)
+    return file.replace(file.with_name(f"{file.name}.edited"))
+
+
+def _refuse_folder(file: Path) -> None:
+    if file.is_dir():
+        raise FileExistsError(f"{file} is a folder, expected a file; move it away")
 
 
 def bring_back(listing: Path) -> None:

@@ -126,7 +126,7 @@ def find_changed(manifest: Path) -> list[Path]:
     if others:
         raise ValueError(f"{manifest} is a list of {others.pop()}, expected one of {folder.name}")
     digest_of_list = digest_file(manifest)
-    note = read_note(manifest)
+    note = read_note(manifest, at)
     if note.get("list", digest_of_list) != digest_of_list:  # a job notes the list that it writes
         raise ValueError(f"{manifest} was edited after its videos were made")
     checked = note.get("at", 0)

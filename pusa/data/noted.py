@@ -49,13 +49,17 @@ def locked_files() -> set[str]:
     return {name for lock in locks for name in lock.read_text().splitlines()}
 
 
-def read_note(listing: Path) -> dict[str, Any]:
-    """What was noted of a list, with ``at``, the time; nothing if there is no whole note."""
+def read_note(listing: Path, now: int) -> dict[str, Any]:
+    """What was noted of a list, with ``at``, the time; nothing if there is no whole note.
+
+    Args:
+        now: from `clock`.
+    """
     with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
         note = json.loads(_note_of(listing).read_text())
         at, files = note["at"], note.get("files", {})
         if isinstance(at, int) and isinstance(files, dict):
-            if at > clock(listing.parent):  # of a clock that was ahead: all is to be read
+            if at > now:  # of a clock that was ahead: all is to be read
                 note["at"] = 0
             return note
     return {}

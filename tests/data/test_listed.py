@@ -6,7 +6,14 @@ from base64 import urlsafe_b64encode
 
 import pytest
 
-from pusa.data.listed import bring_back, edited_files, lost_files, note_files, take_away
+from pusa.data.listed import (
+    bring_back,
+    edited_files,
+    keep_edited,
+    lost_files,
+    note_files,
+    take_away,
+)
 from pusa.data.noted import locked_files
 from pusa.data.suite import INFO_FILE
 from pusa.digests import write_record
@@ -216,6 +223,11 @@ def test_a_table_that_was_edited_before_it_was_noted(tmp_path, finish):
     assert edited_files([table], note) == [table]
     with pytest.raises(FileExistsError, match=r"table\.csv is a folder, expected a file; move it"):
         take_away(table, [table], for_good=False)
+    with pytest.raises(FileExistsError, match=r"table\.csv is a folder, expected a file; move it"):
+        keep_edited(table)
+    table.rmdir()
+    table.write_text("0.9")
+    assert keep_edited(table).read_text() == "0.9" and not table.exists()
 
 
 def test_outputs_of_a_call_at_work(tmp_path, monkeypatch):

@@ -162,6 +162,8 @@ def test_runs_of_another_base_are_named(layout, tmp_path):
     files = layout("demo")
     files = replace(files, config=files.config.model_copy(update={"results": str(tmp_path)}))
     files.check_base()  # nothing is trained yet
+    partly = files.config.model.model_copy(update={"path": str(tmp_path / "partly")})
+    (tmp_path / "partly/transformer").mkdir(parents=True)
     run = tmp_path / "trained" / next(iter(files.runs)) / "run.json"
     run.parent.mkdir(parents=True)
     run.write_text(json.dumps({"base": digest_weights(files.transformer)}))
@@ -170,3 +172,4 @@ def test_runs_of_another_base_are_named(layout, tmp_path):
     message = r"run\.json: trained from the base 0123456789ab, but pusa/tiny/model/transformer is"
     with pytest.raises(ValueError, match=message):
         files.check_base()
+    replace(files, config=files.config.model_copy(update={"model": partly})).check_base()

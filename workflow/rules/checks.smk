@@ -3,14 +3,15 @@ import sys
 
 from snakemake.cli import parse_args
 
-from pusa.data.noted import locked_files
 from pusa.data.listed import (
     bring_back,
     edited_files,
+    keep_edited,
     lost_files,
     note_files,
     take_away,
 )
+from pusa.data.noted import locked_files
 from pusa.processes import describe, end_orphans, find_workflows
 from pusa.report.plan import describe_memory, describe_plan
 from pusa.slurm import be_patient
@@ -43,22 +44,19 @@ def note_contents():
     note_files(SINGLE, SINGLE_NOTE)
 
 
-def remake_changed():
+def remake_changed(lists, single, dryrun):
     """Take away what was deleted or overwritten in part, so that its job runs again.
 
     The job of a list of videos makes just these.
     """
-    for file in edited_files(SINGLE_HERE, SINGLE_NOTE):
-        kept = file.with_name(f"{file.name}.edited")
-        if arguments.dryrun:
-            take_away(file, [file], for_good=False)
+    for file in edited_files(single, SINGLE_NOTE):
+        told = f"{file}: no longer what its job wrote"
+        if dryrun:
+            take_away(file, [], for_good=False)
         else:
-            file.replace(kept)
-        print(
-            f"{file}: no longer what its job wrote, made again; kept as {kept}",
-            file=sys.stderr,
-        )
-    for listing in filter(Path.exists, LISTS):
+            told += f", kept as {keep_edited(file)}"
+        print(told, file=sys.stderr)
+    for listing in filter(Path.exists, lists):
         if not (lost := lost_files(listing)):
             continue
         if listing.name == "run.json":  # days of work, perhaps
@@ -70,7 +68,7 @@ def remake_changed():
             f"{listing}: {len(lost)} of its files missing or changed, such as {lost[0]}",
             file=sys.stderr,
         )
-        take_away(listing, lost, for_good=not arguments.dryrun)
+        take_away(listing, lost, for_good=not dryrun)
 
 
 onsuccess:
@@ -94,10 +92,10 @@ if workflow.is_main_process:
             f"{describe(others[0])} is at work here, so that its lock is not taken away"
         )
     # What a dry run took away comes back, if it was killed; another call's files are left alone.
-    LOCKED = locked_files()
-    LISTS = [Path(listing) for listing in FILES.lists if listing not in LOCKED]
-    SINGLE_HERE = [file for file in SINGLE if str(file) not in LOCKED]
-    for file in (*LISTS, *SINGLE_HERE):
+    locked = locked_files()
+    lists = [Path(listing) for listing in FILES.lists if listing not in locked]
+    single = [file for file in SINGLE if str(file) not in locked]
+    for file in (*lists, *single):
         bring_back(file)
     # Nothing is taken away or ended by a call that only looks, or runs no job.
     looks = (
@@ -119,6 +117,6 @@ if workflow.is_main_process:
             if not arguments.dryrun and not find_workflows():
                 end_orphans()
             FILES.check_base()
-            remake_changed()
+            remake_changed(lists, single, arguments.dryrun)
         except (OSError, ValueError) as error:
             raise WorkflowError(str(error))
