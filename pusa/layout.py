@@ -34,8 +34,6 @@ from pusa.models.folder import (
     check_baseline_folder,
     check_model_folder,
     check_rank,
-    digest_weights,
-    read_json,
 )
 from pusa.records import record_beside
 from pusa.sample.tasks import TASKS, Task, tasks_for
@@ -426,27 +424,6 @@ class Layout:
         """What a setting needs beyond its model: nothing, or what was trained from it."""
         adapted = setting.model not in AS_THEY_ARE
         return [self.weights(setting.run, setting.iteration)] if adapted else []
-
-    def check_base(self) -> None:
-        """Check that the base's weights are those that the runs at hand were trained from.
-
-        Raises:
-            ValueError: if they are not.
-        """
-        runs = [Path(self.trained(name, "run.json")) for name in self.runs]
-        runs = [run for run in runs if run.is_file()]
-        try:
-            found = digest_weights(self.transformer) if runs else None
-        except FileNotFoundError:  # deleted for its room, or about to be downloaded
-            return
-        for run in runs:
-            trained_from = read_json(run).get("base")
-            if trained_from != found:
-                raise ValueError(
-                    f"{run}: trained from the base {str(trained_from)[:12]}, but "
-                    f"{self.transformer} is {found[:12]}; put the weights back, or move "
-                    f"{run.parent} away to have it trained again"
-                )
 
     # What is drawn, and what it took
 

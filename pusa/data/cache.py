@@ -283,7 +283,7 @@ def cache_prompts(
         for prompt in tqdm(ordered, "Embedding prompts", mininterval=2):
             yield prompt, encode_prompts(tokenizer, encoder, [prompt], text_tokens)[0]
 
-    _save_prompts(encode(), out, text_tokens, negative_prompt)
+    _save_prompts(encode(), out, text_tokens, negative_prompt, digest_text_encoder(model))
 
 
 def _save_prompts(
@@ -291,6 +291,7 @@ def _save_prompts(
     out: str | Path,
     text_tokens: int,
     negative_prompt: str = "",
+    text_encoder: str | None = None,
 ) -> None:
     """Write embeddings without padding, which is zero: most prompts fill a fifth of 512 tokens."""
     tensors = {}
@@ -298,6 +299,8 @@ def _save_prompts(
         length = int(embed.any(dim=1).nonzero().max()) + 1
         tensors[text_key(prompt)] = embed[:length].clone().cpu()
     metadata = {"negative_prompt": negative_prompt, "text_tokens": str(text_tokens)}
+    if text_encoder:
+        metadata["text_encoder"] = text_encoder
     _save(tensors, out, metadata)
 
 

@@ -1,5 +1,3 @@
-import json
-from dataclasses import replace
 from math import ceil
 
 import pytest
@@ -7,7 +5,6 @@ import yaml
 
 from pusa.config import read_config
 from pusa.layout import read_layout
-from pusa.models.folder import digest_weights
 from tests.mini import ROOT
 
 
@@ -156,20 +153,3 @@ def test_clips_of_the_tasks(layout, dataset):
 def test_no_clips_for_tasks(layout, sections):
     files = layout("demo", **sections)
     assert (files.task_dataset, files.task_clips, files.tasks) == (None, 0, {})
-
-
-def test_runs_of_another_base_are_named(layout, tmp_path):
-    files = layout("demo")
-    files = replace(files, config=files.config.model_copy(update={"results": str(tmp_path)}))
-    files.check_base()  # nothing is trained yet
-    partly = files.config.model.model_copy(update={"path": str(tmp_path / "partly")})
-    (tmp_path / "partly/transformer").mkdir(parents=True)
-    run = tmp_path / "trained" / next(iter(files.runs)) / "run.json"
-    run.parent.mkdir(parents=True)
-    run.write_text(json.dumps({"base": digest_weights(files.transformer)}))
-    files.check_base()
-    run.write_text(json.dumps({"base": "0123456789abcdef"}))
-    message = r"run\.json: trained from the base 0123456789ab, but pusa/tiny/model/transformer is"
-    with pytest.raises(ValueError, match=message):
-        files.check_base()
-    replace(files, config=files.config.model_copy(update={"model": partly})).check_base()

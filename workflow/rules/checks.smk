@@ -12,6 +12,7 @@ from pusa.data.listed import (
     take_away,
 )
 from pusa.data.noted import locked_files
+from pusa.made_from import check_made_from
 from pusa.processes import describe, end_orphans, find_workflows
 from pusa.report.plan import describe_memory, describe_plan
 from pusa.slurm import be_patient
@@ -31,6 +32,7 @@ SINGLE = [
         *expand(rules.gallery_page.output, page=VIDEO_PAGES),
         *FIGURE_FILES,
         FILES.path("cache/prompts.safetensors"),
+        *([] if CONFIG.is_trained else [FILES.main_weights]),  # converted, in minutes
     )
 ]
 SINGLE_NOTE = Path(FILES.path("single"))
@@ -116,7 +118,7 @@ if workflow.is_main_process:
                     print(memory, file=sys.stderr)
             if not arguments.dryrun and not find_workflows():
                 end_orphans()
-            FILES.check_base()
+            check_made_from(FILES)
             remake_changed(lists, single, arguments.dryrun)
         except (OSError, ValueError) as error:
             raise WorkflowError(str(error))
